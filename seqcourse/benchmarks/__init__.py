@@ -1,1 +1,139 @@
-"""To be filled by its owner."""
+"""Benchmarks: each module here measures one family of claims and ends in records.
+
+A module is found by its ``BENCHMARK``. It has three profiles: ``smoke`` (seconds, to see that it runs), ``laptop``
+(two CPU cores) and ``full`` (a longer run, or a GPU). ``seqcourse bench list`` shows what each costs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqcourse.records import Record, current_commit, default_folder, write
+
+PROFILES = ("smoke", "laptop", "full")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark, as ``seqcourse bench`` sees it.
+
+    Attributes:
+        name: what is typed after ``seqcourse bench``.
+        about: one sentence.
+        cost: for each profile, in words, what it costs: time, cores, memory.
+        run: ``run(profile, seeds, device, resume, out) -> list[Record]``. ``seeds`` is a number, or None for the
+            profile's own; ``out`` is the folder in which it may keep unfinished work (:class:`FinishedWork`).
+
+    Raises:
+        ValueError: a profile's cost is not stated.
+    """
+
+    name: str
+    about: str
+    cost: dict[str, str]
+    run: Callable[..., list[Record]]
+
+    def __post_init__(self) -> None:
+        if missing := [profile for profile in PROFILES if not self.cost.get(profile)]:
+            raise ValueError(f"benchmark {self.name!r} does not say what {', '.join(missing)} costs")
+
+
+def discover() -> dict[str, Benchmark]:
+    """All benchmarks by name: every module of this package that has a ``BENCHMARK``."""
+    modules = (
+        importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)
+    )
+    benchmarks = [module.BENCHMARK for module in modules if hasattr(module, "BENCHMARK")]
+    return {
+        benchmark.name: benchmark for benchmark in sorted(benchmarks, key=lambda benchmark: benchmark.name)
+    }
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    profile: str = "smoke",
+    *,
+    seeds: int | None = None,
+    device: str = "cpu",
+    resume: bool = True,
+    out: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Runs a benchmark and writes its records to ``out/NAME-PROFILE.json``; returns that path.
+
+    Raises:
+        ValueError: no such profile, or fewer than one seed.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
+    if seeds is not None and seeds < 1:
+        raise ValueError(f"at least one seed is needed, got {seeds}")
+    folder = Path(out) if out is not None else default_folder()
+    records = benchmark.run(profile=profile, seeds=seeds, device=device, resume=resume, out=folder)
+    path = write(folder / f"{benchmark.name}-{profile}.json", records)
+    unfinished_path(folder, benchmark.name, profile).unlink(
+        missing_ok=True
+    )  # all of it is in the records now
+    return path
+
+
+def unfinished_path(out: str | os.PathLike[str], name: str, profile: str) -> Path:
+    """Where a benchmark keeps finished pieces of an unfinished run (git ignores folders named ``runs``)."""
+    return Path(out) / "runs" / f"{name}-{profile}.jsonl"
+
+
+class FinishedWork:
+    """Finished pieces of a run, one JSON line each, so that an interrupted run resumes where it stopped.
+
+    A piece counts only under the protocol it was measured with: change the protocol, and it is measured again.
+
+    Args:
+        path: the file; see :func:`unfinished_path`.
+        protocol: everything that decides a result, as plain JSON values.
+        resume: False forgets what was finished before.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], protocol: dict[str, Any], resume: bool = True) -> None:
+        self.path = Path(path)
+        self.protocol = json.loads(json.dumps(protocol))  # as it will come back from the file
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            self.path.unlink(missing_ok=True)
+        self._pieces = {line["key"]: line for line in self._lines() if line["protocol"] == self.protocol}
+
+    def _lines(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        # A process killed while it wrote leaves a last line without its end: that piece is not finished.
+        whole_lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]
+        self.path.write_text("".join(f"{line}\n" for line in whole_lines), encoding="utf-8")
+        return [json.loads(line) for line in whole_lines]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._pieces
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._pieces[key]["result"]
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    @property
+    def commit(self) -> str:
+        """The commits of the code that measured the pieces; more than one if it changed between two runs."""
+        return " and ".join(sorted({line["commit"] for line in self._pieces.values()}))
+
+    def add(self, key: str, result: dict[str, Any]) -> None:
+        """Stores a finished piece at once, on the disk."""
+        line = {"key": key, "result": result, "protocol": self.protocol, "commit": current_commit()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._pieces[key] = line

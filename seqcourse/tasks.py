@@ -1,0 +1,269 @@
+"""The project's own tasks, the same on every system: build the book, serve it, check everything.
+
+Each works in a checkout of the repository (`make book` and `make test` call them). A check that cannot run because
+something is missing is named at the end, and fails the run when `SEQCOURSE_STRICT` is set: nothing is skipped unseen.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+BROWSER_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+# One thread per process: the models here are small, outputs repeat exactly, and two test processes fill two cores.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def checkout() -> Path:
+    """The root of the checkout that contains the current folder.
+
+    Raises:
+        click.ClickException: outside a checkout.
+    """
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "_config.yml").is_file() and (folder / "seqcourse").is_dir():
+            return folder
+    raise click.ClickException(
+        f"expected to be inside a checkout of seqcourse (a folder with _config.yml and seqcourse/), but this is {Path.cwd()}. "
+        "Clone the repository and run the command there."
+    )
+
+
+def run(*command: str | Path, **environment: str) -> int:
+    """Run a command in the checkout with this Python's scripts first on the path; return its exit code."""
+    scripts = Path(sys.executable).parent
+    path = os.pathsep.join([str(scripts), os.environ.get("PATH", "")])
+    arguments = [str(part) for part in command]
+    click.secho("$ " + " ".join(Path(arguments[0]).name if i == 0 else a for i, a in enumerate(arguments)), bold=True)
+    return subprocess.run(arguments, cwd=checkout(), env={**os.environ, "PATH": path, **environment}).returncode
+
+
+def python(*arguments: str | Path, **environment: str) -> int:
+    """Run this Python with arguments, as `run` does."""
+    return run(sys.executable, *arguments, **environment)
+
+
+# --- the book -------------------------------------------------------------------------------------------------------
+
+
+def site() -> Path:
+    """The folder of the built site."""
+    return checkout() / "_build" / "html"
+
+
+def executed_notebooks() -> list[Path]:
+    """The notebooks with the outputs that the book shows."""
+    return sorted((checkout() / "_build" / "jupyter_execute").rglob("*.ipynb"))
+
+
+def outputs_key() -> str:
+    """A hash of all that notebook outputs depend on besides their own cells: the package, the versions, the records, the data."""
+    root = checkout()
+    digest = hashlib.sha256(os.environ.get("SEQCOURSE_MIRROR", "").encode())
+    for path in sorted(
+        [*(root / "seqcourse").rglob("*.py"), *(root / "book" / "records").rglob("*.json"), root / "constraints.txt"]
+    ):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    for name, state in data_states():
+        digest.update(f"{name}={state}".encode())
+    return digest.hexdigest()
+
+
+def data_states() -> list[tuple[str, str]]:
+    """Which files the book's data sets have here, so that outputs made from generated data do not outlive a download."""
+    from seqcourse.data.fetch import states
+
+    return states()
+
+
+def drop_stale_outputs() -> None:
+    """Remove cached outputs if the package changed: the cache's own key is the notebook's cells alone."""
+    build = checkout() / "_build"
+    stamp, key = build / "outputs-key", outputs_key()
+    if not stamp.is_file() or stamp.read_text() != key:
+        shutil.rmtree(build / ".jupyter_cache", ignore_errors=True)
+    # Sphinx reports a warning only when it reads the page, so pages are always read anew; execution is what takes time, and that is cached.
+    for folder in (".doctrees", "html", "jupyter_execute"):
+        shutil.rmtree(build / folder, ignore_errors=True)
+    build.mkdir(exist_ok=True)
+    stamp.write_text(key)
+
+
+def build_book() -> int:
+    """Fetch the data, run the notebooks, build the site with warnings as errors."""
+    code = python("-m", "seqcourse", "data", "fetch", "--book", "--allow-missing")
+    if code:
+        return code
+    drop_stale_outputs()
+    # The data are here by now or cannot be had: no notebook should try the network again.
+    offline = {"SEQCOURSE_OFFLINE": "1", **ONE_THREAD}
+    return python("-m", "jupyter_book.cli.main", "build", "book", "--path-output", ".", "-W", "-n", "--keep-going", **offline)
+
+
+@click.command()
+def book() -> None:
+    """Fetch the data, run the notebooks, build the site in _build/html."""
+    started = time.monotonic()
+    if build_book():
+        raise click.ClickException("the book has errors: see the messages above.")
+    index = site() / "index.html"
+    click.secho(f"\nThe book is ready ({time.monotonic() - started:.0f} s). Open {index.as_uri()}", fg="green")
+    click.echo("or run `make serve` (`seqcourse serve`) and open http://localhost:8000")
+
+
+@click.command()
+@click.option("--port", default=8000, show_default=True)
+def serve(port: int) -> None:
+    """Serve _build/html on this machine only."""
+    if not (site() / "index.html").is_file():
+        raise click.ClickException(f"no site in {site()}: run `make book` (`seqcourse book`) first.")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=site())
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+        click.echo(f"http://localhost:{server.server_port} (stop with Ctrl+C)")
+        server.serve_forever()
+
+
+@click.command()
+def clean() -> None:
+    """Remove everything that was built; the environment and the data cache stay."""
+    for name in ("_build", ".pytest_cache", ".ruff_cache"):
+        shutil.rmtree(checkout() / name, ignore_errors=True)
+
+
+# --- the checks -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Checks:
+    """What ran, how it ended and how long it took; and what could not run."""
+
+    results: list[tuple[str, int, float]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def check(self, name: str, task: Callable[[], int]) -> None:
+        click.secho(f"\n== {name}", bold=True)
+        started = time.monotonic()
+        self.results.append((name, task(), time.monotonic() - started))
+
+    @property
+    def failed(self) -> list[str]:
+        return [name for name, code, _ in self.results if code]
+
+    def report(self) -> None:
+        """Print the summary; raise if a check failed, or if one could not run and the run is strict."""
+        click.secho("\n== Summary", bold=True)
+        for name, code, seconds in self.results:
+            click.echo(f"{'failed' if code else 'passed':8} {seconds:6.0f} s  {name}")
+        for name in self.missing:
+            click.secho(f"NOT CHECKED: {name}", fg="red")
+        if self.failed:
+            raise click.ClickException(f"failed: {', '.join(self.failed)}")
+        if self.missing and os.environ.get("SEQCOURSE_STRICT"):
+            raise click.ClickException("not everything could be checked, and SEQCOURSE_STRICT asks for everything.")
+
+
+def find_browser() -> str | None:
+    """The path of a Chromium: named by SEQCOURSE_CHROMIUM, on the system, or Playwright's own download."""
+    named = os.environ.get("SEQCOURSE_CHROMIUM")
+    found = [named] if named else [shutil.which(name) for name in BROWSER_NAMES]
+    return next((path for path in [*found, *playwright_browser()] if path and Path(path).is_file()), None)
+
+
+def playwright_browser() -> Iterator[str]:
+    """Where Playwright would have put its own Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright.chromium.executable_path
+
+
+def bring_browser() -> str | None:
+    """A Chromium, installed if need be: the distribution's package when root on Debian, else Playwright's download."""
+    if find_browser() is None and hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get"):
+        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+        _ = run("apt-get", "update", "-qq", **quiet) or run("apt-get", "install", "-y", "-qq", "chromium", **quiet)
+    if find_browser() is None:
+        python("-m", "playwright", "install", "chromium")
+    return find_browser()
+
+
+def unit_tests() -> int:
+    return python(
+        "-m", "pytest", "-q", "-n", "2", "-m", "not site and not browser",
+        "--cov", "--cov-report=term:skip-covered", **ONE_THREAD,
+    )  # fmt: skip
+
+
+def rerun_notebooks() -> int:
+    """Run the executed notebooks again with nbval: every output must come out the same."""
+    found = executed_notebooks()
+    if not found:
+        click.echo("no executed notebooks in _build/jupyter_execute: the book has not been built")
+        return 1
+    return python(
+        "-m", "pytest", "-q", "--nbval", "--nbval-sanitize-with", "tests/nbval_sanitise.cfg", "--nbval-cell-timeout=300",
+        "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", *found, SEQCOURSE_OFFLINE="1", **ONE_THREAD,
+    )  # fmt: skip
+
+
+def check_style() -> int:
+    """Ruff over the modules, and over the notebooks' cells."""
+    return run("ruff", "check", ".") or run("ruff", "format", "--check", ".") or check_notebook_style()
+
+
+def check_notebook_style() -> int:
+    """The notebooks are MyST text; ruff reads them as .ipynb."""
+    root = checkout()
+    converted = root / "_build" / "lint"
+    shutil.rmtree(converted, ignore_errors=True)
+    converted.mkdir(parents=True)
+    sources = [p for p in sorted((root / "book").rglob("*.md")) if "kernelspec:" in p.read_text(encoding="utf-8")[:600]]
+    if not sources:
+        return 0
+    code = python("-m", "jupytext", "--quiet", "--to", "ipynb", "--output-dir", converted, *sources)
+    return code or run("ruff", "check", "--no-respect-gitignore", "--config", "pyproject.toml", "--config", "extend-exclude=[]", converted)
+
+
+def check_site(browser: str | None) -> int:
+    markers = "site or browser" if browser else "site and not browser"
+    return python("-m", "pytest", "-q", "-m", markers, "tests", SEQCOURSE_CHROMIUM=browser or "")
+
+
+@click.command()
+def lint() -> None:
+    """Check style, in modules and in notebooks."""
+    sys.exit(check_style())
+
+
+@click.command()
+def notebooks() -> None:
+    """Run every notebook of the built book again and compare its outputs."""
+    if not executed_notebooks() and build_book():
+        raise click.ClickException("the book has errors: see the messages above.")
+    sys.exit(rerun_notebooks())
+
+
+@click.command()
+def test() -> None:
+    """Everything CI checks: style, unit tests with coverage, the book, its notebooks again, the site in a browser."""
+    checks = Checks()
+    browser = bring_browser()
+    if browser is None:
+        checks.missing.append("the site in a browser: no Chromium, and none could be installed")
+    checks.check("style", check_style)
+    checks.check("unit tests", unit_tests)
+    checks.check("book", build_book)
+    checks.check("notebooks", rerun_notebooks)
+    checks.check("site", lambda: check_site(browser))
+    checks.report()
