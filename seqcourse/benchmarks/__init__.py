@@ -1,7 +1,7 @@
 """Benchmarks: each module here measures one family of claims and ends in records.
 
-A module is found by its ``BENCHMARK``. It has three profiles: ``smoke`` (seconds, to see that it runs), ``laptop``
-(two CPU cores) and ``full`` (a longer run, or a GPU). ``seqcourse bench list`` shows what each costs.
+A module is found by its ``BENCHMARK``. It has three profiles: ``smoke`` (seconds, to see that it runs),
+``laptop`` (two CPU cores) and ``full`` (a longer run, or a GPU). ``seqcourse bench list`` says what each costs.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Benchmark:
         name: what is typed after ``seqcourse bench``.
         about: one sentence.
         cost: for each profile, in words, what it costs: time, cores, memory.
-        run: ``run(profile, seeds, device, resume, out) -> list[Record]``. ``seeds`` is a number, or None for the
-            profile's own; ``out`` is the folder in which it may keep unfinished work (:class:`FinishedWork`).
+        run: ``run(profile, seeds, device, resume, out) -> list[Record]``. ``seeds`` is a number, or None for
+            the profile's own; in the folder ``out`` it may keep unfinished work (:class:`FinishedWork`).
 
     Raises:
         ValueError: a profile's cost is not stated.
@@ -91,7 +91,7 @@ def unfinished_path(out: str | os.PathLike[str], name: str, profile: str) -> Pat
 class FinishedWork:
     """Finished pieces of a run, one JSON line each, so that an interrupted run resumes where it stopped.
 
-    A piece counts only under the protocol it was measured with: change the protocol, and it is measured again.
+    A piece counts only under the protocol it was measured with; under another it is measured again.
 
     Args:
         path: the file; see :func:`unfinished_path`.
