@@ -176,7 +176,7 @@ class BucketedBatches(EpochBatches):
     """Shuffled batches of sequences that are about equally long, so that little is padded.
 
     Each epoch shuffles the examples, cuts the order into pools of ``pool`` batches, sorts each pool by
-    length, cuts it into batches, and shuffles the batches. With ``pool=1`` nothing is sorted: plain shuffling.
+    length, cuts it into batches, and shuffles these. With ``pool=1`` nothing is sorted: plain shuffling.
 
     Args:
         examples: sequences (lists or tensors), or pairs ``(sequence, label)`` as tuples; a label is one
