@@ -1,4 +1,4 @@
-"""Ship MathJax with the site: only the files our formulas can ask for, taken from the installed package sphinx-mathjax-offline."""
+"""Ship MathJax with the site: the files our formulas can ask for, from sphinx-mathjax-offline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def mathjax_folder() -> Path:
     found = importlib.util.find_spec("sphinx-mathjax-offline")
     if found is None or found.origin is None:
         raise ExtensionError(
-            "MathJax is missing: expected the package sphinx-mathjax-offline (extra `book`): pip install -e '.[book]'"
+            "MathJax is missing: expected the package sphinx-mathjax-offline, from the extra `book`. "
+            "Install it: pip install -e '.[book]'"
         )
     return Path(found.origin).parent / "static" / "mathjax"
 

@@ -1,8 +1,9 @@
-"""Every notebook page as a file to keep: `notebooks/NAME.ipynb` beside the page, with outputs, readable outside the book.
+"""Every notebook page as a file to keep: `notebooks/NAME.ipynb` beside the page, with outputs.
 
-Jupyter and Colab know nothing of MyST directives, so their content is put in plain Markdown: package code that the page
-includes becomes a code block, admonitions become quotations, citations become author and year, links lead to the site.
-A first cell installs the course's package where it is missing. The page's buttons offer the file and its Colab link.
+Jupyter and Colab know nothing of MyST directives, so their content is put in plain Markdown: package code
+that the page includes becomes a code block, admonitions become quotations, citations become author and
+year, links lead to the site. A first cell installs the course's package where it is missing. The page's
+buttons offer the file and its Colab link.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from sphinx.directives.code import LiteralIncludeReader
 from sphinx.util.osutil import relative_uri
 
 DIRECTIVE = re.compile(
-    r"^(?P<fence>`{3,}|:{3,})\{(?P<name>[\w:.-]+)\}[ \t]*(?P<argument>[^\n]*)\n(?P<body>.*?)^(?P=fence)[ \t]*$",
+    r"^(?P<fence>`{3,}|:{3,})\{(?P<name>[\w:.-]+)\}[ \t]*(?P<argument>[^\n]*)\n"
+    r"(?P<body>.*?)^(?P=fence)[ \t]*$",
     re.M | re.S,
 )
 OPTION = re.compile(r"^:([\w-]+):[ \t]*(.*)$")
@@ -42,12 +44,13 @@ def page_address(app: Sphinx, docname: str) -> str:
 
 
 def colab_address(app: Sphinx, docname: str) -> str:
-    """Colab opens notebooks, not Markdown: the link leads to the exported file on the branch the site is published from."""
+    """Colab opens no Markdown: the link leads to the exported file on the branch of the published site."""
     path = repository(app).removeprefix("https://github.com/")
-    return f"https://colab.research.google.com/github/{path}/blob/{app.config.notebook_export_branch}/notebooks/{docname}.ipynb"
+    branch = app.config.notebook_export_branch
+    return f"https://colab.research.google.com/github/{path}/blob/{branch}/notebooks/{docname}.ipynb"
 
 
-# --- MyST to plain Markdown -----------------------------------------------------------------------------------------
+# --- MyST to plain Markdown -----------------------------------------------------------------------
 
 
 class PlainMarkdown:
@@ -104,7 +107,8 @@ class PlainMarkdown:
         if role == "abbr":
             return f"{title} ({target})" if titled else content
         if role == "doc" or (role == "ref" and titled):
-            return f"[{title}]({page_address(self.app, self._docname(target) if role == 'doc' else self.docname)})"
+            docname = self._docname(target) if role == "doc" else self.docname
+            return f"[{title}]({page_address(self.app, docname)})"
         if role.startswith("py:") or role in ("class", "func", "meth", "mod", "attr"):
             return f"`{title.removeprefix('~')}`"
         return title
@@ -148,12 +152,15 @@ def author_and_year(entry: Any) -> tuple[str, str]:
     return author, entry.fields["year"]
 
 
-# --- the files ------------------------------------------------------------------------------------------------------
+# --- the files ------------------------------------------------------------------------------------
 
 
 def first_cells(app: Sphinx, docname: str) -> list[Any]:
     """Where the notebook comes from, and a cell that gets the package where it is missing."""
-    about = f"This notebook is the page {page_address(app, docname)} of *{app.config.project}*, with its outputs. To run it, start with the next cell."
+    about = (
+        f"This notebook is the page {page_address(app, docname)} of *{app.config.project}*, with its "
+        "outputs. To run it, start with the next cell."
+    )
     install = (
         "# Gets the course's package if it is not here yet (on Colab it is not).\n"
         "try:\n    import seqcourse\nexcept ModuleNotFoundError:\n"
@@ -166,7 +173,7 @@ def first_cells(app: Sphinx, docname: str) -> list[Any]:
 
 
 def plain_notebook(app: Sphinx, docname: str, notebook: Any) -> Any:
-    """The executed notebook in plain Markdown, with its first cells, without views of widgets that no longer live."""
+    """The executed notebook in plain Markdown, with its first cells, without views of dead widgets."""
     markdown = PlainMarkdown(app, docname)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":

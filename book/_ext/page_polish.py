@@ -1,32 +1,54 @@
-"""Small repairs of the theme's pages that neither its options nor a stylesheet can make.
+"""Small repairs of the pages that neither the theme's options nor a stylesheet can make.
 
-Pictures that a notebook printed without alternative text are a build warning, so an error under -W: say what the
-reader should see (`seqcourse.plots.show(figure, alt=...)`, or `mystnb: {image: {alt: ...}}` in the cell's metadata).
+Pictures printed by a notebook without alternative text are a build warning, so an error under -W: say what
+the reader should see with `seqcourse.plots.show(figure, alt=...)`, or in the cell's metadata with
+`mystnb: {image: {alt: ...}}`.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
+from sphinx.writers.html5 import HTML5Translator
 
 logger = logging.getLogger(__name__)
+WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
 
 def demand_alternative_text(app: Sphinx, doctree: nodes.document) -> None:
-    """Warn of each picture without alternative text (myst-nb puts the file's path there, which helps nobody)."""
+    """Warn of each picture without alternative text (myst-nb puts the file's path there)."""
     for image in doctree.findall(nodes.image):
-        alt = image.get("alt", "")
-        if not alt.strip() or alt.strip() == image["uri"] or "jupyter_execute" in alt:
-            logger.warning(
-                "picture without alternative text: %s",
-                image["uri"],
-                location=image,
-                type="course",
-                subtype="alt",
-            )
+        alt = image.get("alt", "").strip()
+        if not alt or alt == image["uri"] or "jupyter_execute" in alt:
+            logger.warning("picture without alternative text: %s", image["uri"], location=image)
+
+
+def drop_widget_state(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Leave out the saved state of widgets: no widget manager is on the page to read it."""
+    scripts = context.get("script_files", [])
+    scripts[:] = [
+        script for script in scripts if getattr(script, "attributes", {}).get("type") != WIDGET_STATE
+    ]
+
+
+def visit_citation(self: HTML5Translator, node: nodes.citation) -> None:
+    """An entry of the bibliography is a list item: the role docutils gives it, doc-biblioentry, is deprecated."""
+    if not isinstance(node.previous_sibling(), nodes.citation):
+        self.body.append('<div role="list" class="citation-list">\n')
+    self.body.append(self.starttag(node, "div", classes=["citation"], role="listitem"))
+
+
+def depart_citation(self: HTML5Translator, node: nodes.citation) -> None:
+    HTML5Translator.depart_citation(self, node)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_node(nodes.citation, override=True, html=(visit_citation, depart_citation))
     app.connect("doctree-read", demand_alternative_text)
+    app.connect("html-page-context", drop_widget_state, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -15,41 +15,25 @@ from sphinx.util.docutils import SphinxDirective
 if TYPE_CHECKING:
     from seqcourse.records import Record
 
-COLUMNS = ("What", "Claim", "Quantity", "Mean [95 % interval]", "Runs", "Data", "Made with")
-
-
-def number(value: float) -> str:
-    return f"{value:.4g}"
+COLUMNS = ("What", "Claim", "Quantity", "Mean (95 % interval)", "Runs", "Data", "Made with")
 
 
 def mean_with_interval(record: Record) -> str:
-    low_high = record.interval
-    interval = f" [{number(low_high[0])}, {number(low_high[1])}]" if low_high else " (one run: no interval)"
-    return number(record.mean) + interval
+    from seqcourse.records import format_number
 
-
-def data_name(record: Record) -> str:
-    """A stand-in says so wherever its figures are shown."""
-    name = str(record.source["name"])
-    return f"GENERATED stand-in: {name}" if record.source["generated"] else name
+    return f"{format_number(record.mean)} ({record.spread_text})"
 
 
 def made_with(record: Record) -> str:
     hardware = record.hardware.get("gpu") or record.hardware.get("cpu") or "unknown hardware"
-    return f"{hardware}, {record.threads} thread{'s' if record.threads != 1 else ''}; commit {record.commit[:12]}; {record.created[:10]}"
+    threads = "1 thread" if record.threads == 1 else f"{record.threads} threads"
+    return f"{hardware}, {threads}; commit {record.commit[:12]}; {record.created[:10]}"
 
 
 def cells(record: Record) -> list[str]:
     quantity = record.metric if record.unit == "1" else f"{record.metric} ({record.unit})"
-    return [
-        record.name,
-        record.claim or "none",
-        quantity,
-        mean_with_interval(record),
-        str(record.n),
-        data_name(record),
-        made_with(record),
-    ]
+    figures = [mean_with_interval(record), str(record.n)]
+    return [record.name, record.claim or "none", quantity, *figures, record.data_text, made_with(record)]
 
 
 def table_row(texts: list[str] | tuple[str, ...]) -> nodes.row:

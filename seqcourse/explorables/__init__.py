@@ -1,8 +1,8 @@
 """Explorables: pictures of the course's own arithmetic that the reader can move.
 
-On the page of the book they run in the browser alone, without a kernel; in JupyterLab they are widgets whose values
-Python sees. :mod:`seqcourse.explorables.controls` has plain ipywidgets controls that drive a trained model; those need
-a kernel. All of this needs the extra `book` (anywidget, ipywidgets).
+On the page of the book they run in the browser alone, without a kernel; in JupyterLab they are widgets whose
+values Python sees. :mod:`seqcourse.explorables.controls` has plain ipywidgets controls that drive a trained
+model; those need a kernel. All of this needs the extra ``book`` (anywidget, ipywidgets).
 """
 
 from __future__ import annotations

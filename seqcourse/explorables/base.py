@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import html
-import itertools
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anywidget
 
 FOLDER = Path(__file__).parent
 
-# The copy on the page has no kernel. This stands in for the widget's model: it keeps the values and tells listeners.
+# The copy on the page has no kernel. `model` stands in for the widget's: it keeps values, tells listeners.
 _PAGE_COPY = """\
 <style>{css}</style>
 <div class="explorable" id="{id}" role="group" aria-label="{label}"><noscript>{alternative}</noscript></div>
@@ -23,7 +22,10 @@ const values = {values};
 const listeners = {{}};
 const model = {{
   get: (name) => values[name],
-  set: (name, value) => {{ values[name] = value; (listeners["change:" + name] ?? []).forEach((listener) => listener()); }},
+  set: (name, value) => {{
+    values[name] = value;
+    (listeners["change:" + name] ?? []).forEach((listener) => listener());
+  }},
   on: (event, listener) => {{ (listeners[event] ??= []).push(listener); }},
   save_changes: () => {{}},
 }};
@@ -36,8 +38,8 @@ class Explorable(anywidget.AnyWidget):
     """A widget that also prints itself as a piece of HTML which needs no kernel and no widget manager.
 
     A subclass names its JavaScript module in ``_esm``, its traits tagged ``sync=True``, a ``label`` and an
-    ``alternative``: what a reader learns who cannot see or move it. Jupyter shows the widget; the page of the book
-    shows the HTML; a printed page shows the alternative.
+    ``alternative``: what a reader learns who cannot see or move it. Jupyter shows the widget; the page of the
+    book shows the HTML; a printed page shows the alternative.
 
     Raises:
         TypeError: if a subclass has no label or no alternative.
@@ -46,7 +48,7 @@ class Explorable(anywidget.AnyWidget):
     _css = FOLDER / "explorables.css"
     label = ""
     alternative = ""
-    _numbers: Counter[str] = Counter()  # ids count up, so that the same notebook prints the same page
+    _numbers: ClassVar[Counter[str]] = Counter()  # ids count up: the same notebook prints the same page
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

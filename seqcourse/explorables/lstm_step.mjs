@@ -141,7 +141,7 @@ function gateBox(model, gate, k) {
 
 /** A line chart over the steps. `scale` maps a value to 0 (bottom) .. 1 (top); `ticks` are the values to mark. */
 function chart(title) {
-  const [width, height, left, right, top, bottom] = [360, 170, 46, 10, 12, 26];
+  const [width, height, left, right, top, bottom] = [300, 160, 40, 8, 12, 26];
   const picture = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
   const draw = (lines, scale, ticks, description) => {
     const steps = lines[0].values.length - 1;
@@ -179,7 +179,7 @@ function drawGradient({ draw }, states) {
   const marks = [0, -4, -8].map((power) => ({ value: 10 ** power, text: power ? `1e${power}` : "1" }));
   const last = states.at(-1);
   draw(
-    [{ values: line("full"), kind: "full" }, { values: line("direct"), kind: "direct" }],
+    [{ values: line("direct"), kind: "direct" }, { values: line("full"), kind: "full" }],
     (v) => (logarithm(v) - FLOOR) / (2 - FLOOR), marks,
     `product of the forget gates ends at ${scientific(last.direct)}, the full derivative at ${scientific(last.full)}`,
   );
@@ -257,7 +257,7 @@ function announcer(status) {
 }
 
 function render({ model, el }) {
-  const note = element("p", { class: "note", "aria-live": "polite" });
+  const note = element("p", { class: "note", "aria-live": "polite" }, "Move a slider, or start from one of these three.");
   const status = element("p", { class: "status", role: "status" });
   const announce = announcer(status);
   const one = stepPart(model, GATES.map((gate, k) => gateBox(model, gate, k)));
@@ -274,7 +274,7 @@ function render({ model, el }) {
   el.classList.add("explorable");
   el.append(
     element("p", { class: "title" }, "One step of an LSTM with one unit"),
-    element("p", { class: "presets" }, "Try: ", ...presetButtons(model, note)), note,
+    element("p", { class: "presets" }, ...presetButtons(model, note)), note,
     one.grid,
     element("p", { class: "title" }, "The same LSTM over T steps: input x at the first step, then zeros, from zero states"),
     many.steps, many.grid, status,

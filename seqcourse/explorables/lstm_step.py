@@ -12,8 +12,9 @@ GATES = ("input_gate", "forget_gate", "candidate", "output_gate")  # torch's ord
 class LSTMStep(Explorable):
     """One step of a one-unit LSTM with live gates, and the same LSTM run over a pulse.
 
-    The arithmetic is that of :class:`seqcourse.cells.LSTMCell` with input size 1 and hidden size 1 (a test compares
-    the two). Four numbers per parameter, in torch's order: input gate, forget gate, candidate, output gate.
+    The arithmetic is that of :class:`seqcourse.cells.LSTMCell` with input size 1 and hidden size 1; a test
+    compares the two. Four numbers per parameter, in torch's order: input gate, forget gate, candidate, output
+    gate.
 
     Args:
         x: the input.
@@ -28,9 +29,9 @@ class LSTMStep(Explorable):
     _esm = FOLDER / "lstm_step.mjs"
     label = "LSTM step with live gates"
     alternative = (
-        "An LSTM of one unit with sliders for its input, its states and the weights and biases of its four gates. "
+        "An LSTM of one unit with sliders for its input, its states and the parameters of its gates. "
         "A forget gate near 1 keeps the cell state, and the gradient along it, alive over many steps; "
-        "at 0.5 both are gone after ten."
+        "at 0.5 both have shrunk a thousandfold after ten steps."
     )
 
     x = traitlets.Float(1.0).tag(sync=True)
