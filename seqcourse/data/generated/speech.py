@@ -74,13 +74,14 @@ def _say(digit: Digit, voice: Voice, rng: np.random.Generator) -> torch.Tensor:
     steps = int(SAMPLE_RATE * digit.seconds * rng.uniform(0.8, 1.25))
     part = np.linspace(0, 1, steps)  # how much of the word has passed
     pitch = voice.pitch * rng.uniform(0.92, 1.08) * (1.1 - 0.2 * part)  # voices fall towards the end
-    phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE
+    phase = 2 * np.pi * (np.cumsum(pitch) / SAMPLE_RATE % 1)
     wobble = voice.formants * rng.uniform(0.96, 1.04, 2)
     formants = [
         wobble[i] * np.interp(part, [0, 1], path) for i, path in enumerate((digit.first, digit.second))
     ]
-    harmonics = np.arange(1, int(3000 / voice.pitch))[:, None]  # (harmonics, 1)
-    loudness = sum(np.exp(-(((harmonics * pitch - formant) / 150) ** 2)) for formant in formants)
-    wave = (loudness * np.sin(harmonics * phase)).sum(0) * np.sin(np.pi * part) ** 0.5
+    harmonics = np.arange(1, int(3000 / voice.pitch), dtype=np.float32)[:, None]  # (harmonics, 1)
+    tones = harmonics * pitch.astype(np.float32)  # (harmonics, T) in hertz
+    loudness = sum(np.exp(-(((tones - formant.astype(np.float32)) / 150) ** 2)) for formant in formants)
+    wave = (loudness * np.sin(harmonics * phase.astype(np.float32))).sum(0) * np.sin(np.pi * part) ** 0.5
     wave = wave / np.abs(wave).max() * rng.uniform(0.4, 0.9) + 0.01 * rng.standard_normal(steps)
     return torch.from_numpy(wave.clip(-1, 1)).float()
