@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 import json
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -142,26 +142,21 @@ def _read_stays(table: Path, outcomes: Path) -> list[PatientStay]:
         row["RecordID"]: int(row["In-hospital_death"])
         for row in csv.DictReader(read_text(outcomes).strip().split("\n"))
     }
-    with gzip.open(table, "rt", encoding="ascii") as lines:
-        next(lines)  # the header
-        records = groupby((line.rstrip("\n").split(",") for line in lines), key=itemgetter(0))
-        return [_stay(int(record), rows, deaths[record]) for record, rows in records]
+    rows = csv.reader(io.StringIO(read_text(table)))
+    next(rows)  # the header
+    return [_stay(int(record), part, deaths[record]) for record, part in groupby(rows, key=itemgetter(0))]
 
 
 def _stay(record_id: int, rows: Iterable[list[str]], died: int) -> PatientStay:
-    # RecordID is no measurement, and a few rows of set c have no name: neither has a column.
-    known = [
-        (int(minute), _COLUMN[parameter], float(value))
-        for _, minute, parameter, value in rows
-        if parameter in _COLUMN
-    ]
-    minute, column, value = (np.array(part) for part in zip(*known, strict=True))
-    minutes, row = np.unique(minute, return_inverse=True)  # (T,)
-    values = np.full((len(minutes), len(PARAMETERS)), np.nan, dtype=np.float32)  # (T, F)
-    values[row, column] = np.where(value == -1, np.nan, value)
-    return PatientStay(
-        record_id, torch.from_numpy(minutes.astype(np.float32)), torch.from_numpy(values), died
-    )
+    _, minute, parameter, value = zip(*rows, strict=True)
+    minutes, row = np.unique(np.array(list(map(int, minute))), return_inverse=True)  # (T,)
+    # The last column is for what is no measurement: RecordID, and a few rows of set c without a name.
+    column = [_COLUMN.get(name, len(PARAMETERS)) for name in parameter]
+    values = np.full((len(minutes), len(PARAMETERS) + 1), np.nan, dtype=np.float32)  # (T, F + 1)
+    values[row, column] = list(map(float, value))
+    values = torch.from_numpy(values[:, :-1].copy())  # (T, F)
+    values[values == -1] = torch.nan
+    return PatientStay(record_id, torch.from_numpy(minutes.astype(np.float32)), values, died)
 
 
 # --- series of varying length ----------------------------------------------------------------------
