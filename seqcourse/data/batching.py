@@ -438,11 +438,12 @@ class Scaler:
         """Measure mean and deviation of each column; a constant column keeps scale 1.
 
         Raises:
-            ValueError: if ``train`` is empty or holds a value that is not finite.
+            ValueError: if ``train`` is empty, not floating-point, or holds a value that is not finite.
         """
-        if len(train) == 0 or not torch.isfinite(train).all():
+        if len(train) == 0 or not train.is_floating_point() or not torch.isfinite(train).all():
             raise ValueError(
-                f"Scaler.fit expects finite values, at least one step; got shape {tuple(train.shape)}"
+                f"Scaler.fit expects at least one step of finite floating-point values, "
+                f"got {train.dtype} {tuple(train.shape)}"
             )
         deviation = train.std(0, correction=0)
         constant = deviation <= torch.finfo(train.dtype).eps * train.abs().amax(0)
