@@ -13,7 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqcourse.bptt import run_bptt
 from seqcourse.cells import Cell, GRUCell, LSTMCell, RNNCell, State, as_tuple, check_input, check_state
+from seqcourse.fused import is_standard, run_fused, run_stack
+from seqcourse.padding import check_lengths, hide_padding, reverse, zero_padding
 
 IMPLEMENTATIONS = ("auto", "loop", "bptt", "fused")
 
@@ -125,7 +128,11 @@ class Recurrent(nn.Module):
         """
         states = self._check(x, state, lengths)
         x, lengths = hide_padding(x, lengths)
-        output, states = self._run_layers(x, states, lengths, run_loop)
+        impl = self._choose(x.device)
+        if impl == "fused" and lengths is None:
+            return run_stack(self, x, _stack_states(states))
+        run = {"loop": run_loop, "bptt": run_bptt, "fused": run_fused}[impl]
+        output, states = self._run_layers(x, states, lengths, run)
         return output, _stack_states(states)
 
     def trace(self, x: Tensor, state: State | None = None, lengths: Tensor | None = None) -> Trace:
@@ -202,6 +209,19 @@ class Recurrent(nn.Module):
     def _check_impl(self) -> None:
         if self.impl not in IMPLEMENTATIONS:
             raise ValueError(f"expected impl to be one of {', '.join(IMPLEMENTATIONS)}; got {self.impl!r}")
+        if self.impl in ("bptt", "fused") and not is_standard(self.cells):
+            raise ValueError(
+                f"expected impl 'auto' or 'loop' for these cells, got {self.impl!r}: a faster path needs "
+                "RNNCell, LSTMCell or GRUCell(reset_after=True), all cells alike"
+            )
+
+    def _choose(self, device: torch.device) -> str:
+        """Pick the fastest that applies; on a CPU torch has a fused kernel for the LSTM alone."""
+        if self.impl != "auto":
+            return self.impl
+        if not is_standard(self.cells):
+            return "loop"
+        return "fused" if device.type != "cpu" or isinstance(self.cells[0], LSTMCell) else "bptt"
 
     def extra_repr(self) -> str:
         """Describe what the cells do not say themselves."""
@@ -357,7 +377,7 @@ def run_loop(
 
 
 class _Recording:
-    """Collects the gates and states of one cell while the loop runs; stacks them in the order of the input."""
+    """Collects gates and states of one cell while the loop runs; stacks them in the order of the input."""
 
     def __init__(self, cell: Cell, lengths: Tensor | None, backward: bool) -> None:
         self.cell, self.lengths, self.backward = cell, lengths, backward
@@ -381,62 +401,6 @@ class _Recording:
         if self.backward:
             over_time = [reverse(values, self.lengths) for values in over_time]
         return dict(zip(names, over_time, strict=True))
-
-
-def padding_mask(lengths: Tensor, T: int) -> Tensor:
-    """Return ``(B, T)``, true where a step lies behind the end of its sequence; lengths ``(B,)``."""
-    return torch.arange(T, device=lengths.device) >= lengths[:, None]
-
-
-def zero_padding(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Set padded steps to zero, also where NaN stands in them; x ``(B, T, ...)``, lengths ``(B,)``."""
-    if lengths is None:
-        return x
-    mask = padding_mask(lengths, x.shape[1])
-    return x.masked_fill(mask.view(*mask.shape, *[1] * (x.dim() - 2)), 0)
-
-
-def hide_padding(x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Zero the padding; lengths come back on the device of ``x``, or ``None`` where nothing is padded."""
-    if lengths is None or int(lengths.min()) == x.shape[1]:
-        return x, None
-    lengths = lengths.to(x.device)
-    return zero_padding(x, lengths), lengths
-
-
-def reverse(x: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Reverse each sequence within its own length; padding stays behind it.
-
-    Shapes:
-        x ``(B, T, ...)``; lengths ``(B,)``; result like x.
-    """
-    if lengths is None:
-        return x.flip(1)
-    B, T = x.shape[:2]
-    t = torch.arange(T, device=x.device)
-    source = torch.where(t < lengths[:, None], lengths[:, None] - 1 - t, t)  # (B, T)
-    rows = source + T * torch.arange(B, device=x.device)[:, None]
-    return x.flatten(0, 1).index_select(0, rows.flatten()).view_as(x)
-
-
-def check_lengths(lengths: Tensor, B: int, T: int) -> None:
-    """Say clearly what is wrong with lengths.
-
-    Raises:
-        TypeError: if they are not an integer tensor.
-        ValueError: if there is not one per sequence, or one lies outside 1 to T.
-    """
-    if not isinstance(lengths, Tensor) or lengths.is_floating_point() or lengths.dtype == torch.bool:
-        kind = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
-        raise TypeError(
-            f"expected lengths to be an integer tensor (B,), got {kind}; with a mask, give mask.sum(1)"
-        )
-    if lengths.shape != (B,):
-        raise ValueError(f"expected one length per sequence, shape ({B},), got shape {tuple(lengths.shape)}")
-    if int(lengths.min()) < 1 or int(lengths.max()) > T:
-        raise ValueError(
-            f"expected lengths from 1 to T={T}, got {int(lengths.min())} to {int(lengths.max())}"
-        )
 
 
 def _keep_ended(ended: Tensor, old: State, new: State) -> State:
