@@ -29,8 +29,8 @@ from matplotlib.figure import Figure
 from seqcourse.records import Record
 
 INK = "#7a7a7a"  # stands for the page's text colour; becomes currentColor in the SVG
-# Okabe and Ito's palette without what is too pale on white; gold is darkened. All reach 3:1 on both pages.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a87900", INK)
+# Okabe and Ito's palette; violet replaces the three that are too pale on white. All reach 3:1 on both pages.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#875af0", INK)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "X")
 DENSE = 300  # a line of more points is drawn solid: dashes on a jagged line look like gaps

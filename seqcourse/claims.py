@@ -1,0 +1,405 @@
+"""The claims ledger in code: what the course's sources assert, and a rule that judges it from records.
+
+A verdict is computed, never typed: each claim carries a rule in words beside the same rule as a function of
+records. Without a record the verdict is ``not testable``. Claims are in our words; the letters in ``source``
+are those of the bibliography.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+from seqcourse.records import Record, Table, find, format_number
+
+Status = Literal["confirmed", "qualified", "refuted", "not testable"]
+Judgement = tuple[Status, str]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim and how it is judged.
+
+    Attributes:
+        id: its row in the ledger, such as ``"N05"``.
+        text: what is claimed, in our words.
+        source: where: letters of the bibliography's list of sources.
+        rule_text: the rule in words.
+        rule: from the claim's records (never none) to a status and the reason.
+    """
+
+    id: str
+    text: str
+    source: str
+    rule_text: str
+    rule: Callable[[list[Record]], Judgement]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the records say about a claim."""
+
+    claim: Claim
+    status: Status
+    reason: str
+    generated: bool
+
+    @property
+    def data_text(self) -> str:
+        """A sentence if any of the data behind the verdict were generated, else nothing."""
+        return "Measured on generated data." if self.generated else ""
+
+    def __str__(self) -> str:
+        return " ".join(f"{self.claim.id}: {self.status}. {self.reason} {self.data_text}".split())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("Claim", f"{self.claim.text} [{self.claim.source}]"),
+            ("Rule", self.claim.rule_text),
+            ("Because", f"{self.reason} {self.data_text}".strip()),
+        ]
+        items = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows)
+        title = f"<p><strong>{self.claim.id}: {self.status}</strong></p>"
+        kind = self.status.replace(" ", "-")
+        return f'<div class="sc-verdict sc-verdict-{kind}">{title}<dl>{items}</dl></div>'
+
+    def _repr_markdown_(self) -> str:
+        return (
+            f"**{self.claim.id}: {self.status}**\n\n"
+            f"- Claim: {self.claim.text} [{self.claim.source}]\n"
+            f"- Rule: {self.claim.rule_text}\n"
+            f"- Because: {self.reason} {self.data_text}".rstrip()
+        )
+
+
+def verdict(claim: Claim | str, records: Iterable[Record]) -> Verdict:
+    """The verdict on a claim, given as such or by its id, from all records that speak to it.
+
+    Raises:
+        KeyError: no claim of that id.
+    """
+    claim = _claim(claim)
+    relevant = [record for record in records if claim.id in record.claims]
+    status, reason = claim.rule(relevant) if relevant else ("not testable", "No record.")
+    return Verdict(claim, status, reason, any(record.generated for record in relevant))
+
+
+def verdict_table(records: Iterable[Record], claims: Sequence[Claim | str] | None = None) -> Table:
+    """One row for each claim: what is claimed, the verdict, and why."""
+    records = list(records)
+    verdicts = [verdict(claim, records) for claim in (claims or CLAIMS)]
+    rows = [(v.claim.id, v.claim.text, v.status, f"{v.reason} {v.data_text}".strip()) for v in verdicts]
+    return Table("Claims and verdicts", ("id", "claim", "verdict", "because"), tuple(rows))
+
+
+def _claim(claim: Claim | str) -> Claim:
+    if isinstance(claim, Claim):
+        return claim
+    if claim not in CLAIMS:
+        raise KeyError(f"no claim {claim!r}; there are {', '.join(CLAIMS)}")
+    return CLAIMS[claim]
+
+
+def _missing(what: str) -> Judgement:
+    return "not testable", f"No record of {what}."
+
+
+def _models(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by the model their protocol names."""
+    models: dict[str, list[Record]] = {}
+    for record in records:
+        models.setdefault(str(record.protocol.get("model", "")), []).append(record)
+    return models
+
+
+def _graded(held: Sequence[bool]) -> Status:
+    """Confirmed if everything held, refuted if nothing did, else qualified."""
+    return "confirmed" if all(held) else "qualified" if any(held) else "refuted"
+
+
+# ------------------------------------------------------------------------------------- memory: N05, N06, N08
+
+PLAIN_RNN = "RNN (tanh)"
+
+
+def _steps(values: Sequence[float]) -> str:
+    low, high = format_number(min(values)), format_number(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _horizons(records: list[Record], kind: str) -> dict[str, list[float]]:
+    """Horizons of all seeds and tasks, by model, of the models whose name starts with ``kind``."""
+    found = _models(find(records, metric="memory horizon"))
+    return {
+        name: [value for record in group for value in record.values]
+        for name, group in found.items()
+        if name.startswith(kind)
+    }
+
+
+def judge_n05(records: list[Record]) -> Judgement:
+    """An RNN remembers 5 to 10 steps reliably, nothing past 50."""
+    horizons = _horizons(records, "RNN")
+    if PLAIN_RNN not in horizons:
+        return _missing(f"the memory horizon of {PLAIN_RNN}")
+    plain, others = horizons.pop(PLAIN_RNN), horizons
+    reason = f"{PLAIN_RNN} bridged {_steps(plain)} steps over all seeds and tasks"
+    reason += "".join(f"; {name} {_steps(values)}" for name, values in others.items()) + "."
+    if min(plain) < 5 or max(plain) > 50:
+        return "refuted", reason
+    further = any(max(values) > 50 for values in others.values())
+    return ("qualified" if min(plain) > 10 or further else "confirmed"), reason
+
+
+def judge_n06(records: list[Record]) -> Judgement:
+    """An LSTM remembers 100 steps and more."""
+    horizons = _horizons(records, "LSTM")
+    if not horizons:
+        return _missing("the memory horizon of an LSTM")
+    reason = "; ".join(f"{name} bridged {_steps(values)} steps" for name, values in horizons.items()) + "."
+    if all(min(values) >= 100 for values in horizons.values()):
+        return "confirmed", reason
+    return ("qualified" if any(max(values) >= 100 for values in horizons.values()) else "refuted"), reason
+
+
+def judge_n08(records: list[Record]) -> Judgement:
+    """Below 20 steps RNN and LSTM are equal, from 20 to 100 the LSTM is ahead, from 100 far ahead."""
+    scores = _models(find(records, metric="accuracy", task="delayed recall"))
+    lstms = {name: group for name, group in scores.items() if name.startswith("LSTM")}
+    if PLAIN_RNN not in scores or not lstms:
+        return _missing(f"accuracy by delay of {PLAIN_RNN} and an LSTM")
+    rnn = {record.protocol["delay"]: record for record in scores[PLAIN_RNN]}
+    parts = {name: _n08_parts(rnn, group) for name, group in lstms.items()}
+    if any(not held for held in parts.values()):
+        return _missing("delays on all three stretches (below 20, 20 to 99, 100 and more)")
+    reason = "; ".join(
+        f"{name}: " + ", ".join(f"{part} {'holds' if held else 'fails'}" for part, held in held_parts.items())
+        for name, held_parts in parts.items()
+    )
+    return _graded([held for held_parts in parts.values() for held in held_parts.values()]), reason + "."
+
+
+def _n08_parts(rnn: dict[int, Record], lstm: list[Record]) -> dict[str, bool]:
+    """Whether each of the three parts holds; empty if a stretch of delays was not measured."""
+    gains: dict[str, list[float]] = {}
+    for record in lstm:
+        delay = record.protocol["delay"]
+        if delay in rnn:
+            part = (
+                "equal below 20" if delay < 20 else "ahead from 20" if delay < 100 else "far ahead from 100"
+            )
+            gains.setdefault(part, []).append(record.mean - rnn[delay].mean)
+    if len(gains) < 3:
+        return {}
+    return {
+        "equal below 20": all(abs(gain) <= 0.05 for gain in gains["equal below 20"]),
+        "ahead from 20": all(gain > 0.05 for gain in gains["ahead from 20"]),
+        "far ahead from 100": all(gain > 0.25 for gain in gains["far ahead from 100"]),
+    }
+
+
+# ------------------------------------------------------------------------------------------- cost: N07, C03
+
+
+def judge_n07(records: list[Record]) -> Judgement:
+    """An LSTM has 4 times the parameters of an RNN of the same size, a GRU 3 times."""
+    counts = find(records, metric="parameters relative to an RNN")
+    wanted = {"LSTM": 4.0, "GRU": 3.0}
+    found = {kind: [v for record in find(counts, model=kind) for v in record.values] for kind in wanted}
+    if not all(found.values()):
+        return _missing("parameters of LSTM and GRU relative to an RNN")
+    reason = ", ".join(f"{kind}: {_steps(values)} times" for kind, values in found.items()) + "."
+    return _graded([all(v == wanted[kind] for v in values) for kind, values in found.items()]), reason
+
+
+def judge_c03(records: list[Record]) -> Judgement:
+    """LSTM costs more time and memory than RNN, GRU lies between, quality is similar to LSTM's."""
+    metrics = {record.metric for record in records}
+    costs = [
+        metric for metric in ("time relative to an RNN", "memory relative to an RNN") if metric in metrics
+    ]
+    qualities = [m for m in sorted(metrics) if m.startswith("quality")]
+    if len(costs) < 2 or len(qualities) < 3:
+        return _missing("time, memory and the quality on three tasks")
+    held = {metric: _between(find(records, metric=metric)) for metric in costs}
+    held |= {metric: _similar(find(records, metric=metric)) for metric in qualities}
+    reason = "; ".join(f"{part}: {'holds' if holds else 'fails'}" for part, holds in held.items()) + "."
+    return _graded(list(held.values())), reason
+
+
+def _between(records: list[Record]) -> bool:
+    """1 < GRU < LSTM in every setting measured."""
+    gru, lstm = ({r.protocol.get("setting"): r.mean for r in find(records, model=m)} for m in ("GRU", "LSTM"))
+    return (
+        bool(gru) and gru.keys() == lstm.keys() and all(1 < gru[setting] < lstm[setting] for setting in gru)
+    )
+
+
+def _similar(records: list[Record]) -> bool:
+    """The intervals of GRU and LSTM overlap."""
+    pair = [find(records, model=model) for model in ("GRU", "LSTM")]
+    return all(pair) and all(overlap(a, b) for a, b in zip(*pair, strict=True))
+
+
+def overlap(a: Record, b: Record) -> bool:
+    """Whether the 95 % intervals of two records overlap; a single run has none and overlaps anything."""
+    if a.interval is None or b.interval is None:
+        return True
+    return a.interval[0] <= b.interval[1] and b.interval[0] <= a.interval[1]
+
+
+def above(a: Record, b: Record) -> bool:
+    """Whether ``a`` lies above ``b`` beyond both 95 % intervals; never for a single run."""
+    return a.mean > b.mean and not overlap(a, b)
+
+
+# ------------------------------------------------------------------------------------ mechanisms: M01 to M04
+
+
+def judge_m01(records: list[Record]) -> Judgement:
+    """Gradients vanish or explode through time."""
+    factors = find(records, metric="gradient factor per step")
+    if not factors:
+        return _missing("the gradient's factor per step")
+    vanishing = [r for r in factors if r.interval is not None and r.interval[1] < 1]
+    exploding = [r for r in factors if r.interval is not None and r.interval[0] > 1]
+    reason = f"Of {len(factors)} settings the gradient shrank with every step in {len(vanishing)}"
+    reason += f" and grew in {len(exploding)} (factors {_steps([r.mean for r in factors])})."
+    return _graded([bool(vanishing), bool(exploding)]), reason
+
+
+def judge_m02(records: list[Record]) -> Judgement:
+    """Clipping cures explosion, not vanishing."""
+    spikes, horizons = find(records, metric="loss spikes"), find(records, metric="memory horizon")
+    pairs = [{record.protocol.get("clipped"): record for record in group} for group in (spikes, horizons)]
+    if any(not {True, False} <= pair.keys() for pair in pairs):
+        return _missing("loss spikes and memory horizon with and without clipping")
+    (spikes_off, spikes_on), (horizon_off, horizon_on) = ((pair[False], pair[True]) for pair in pairs)
+    reason = (
+        f"Loss spikes: {format_number(spikes_off.mean)} unclipped, {format_number(spikes_on.mean)} clipped;"
+        f" memory horizon {format_number(horizon_off.mean)} and {format_number(horizon_on.mean)} steps."
+    )
+    if not above(spikes_off, spikes_on):
+        return "refuted", reason
+    return ("qualified" if above(horizon_on, horizon_off) else "confirmed"), reason
+
+
+def judge_m03(records: list[Record]) -> Judgement:
+    """Forget gate 1 and input gate 0 carry information unchanged; the cell state is a gradient highway."""
+    carried = find(records, metric="cell-state gradient with gates forced open")
+    sizes = _models(find(records, metric="gradient left after the lag"))
+    lstms = {name: group[0] for name, group in sizes.items() if name.startswith("LSTM")}
+    if not carried or PLAIN_RNN not in sizes or not lstms:
+        return _missing(f"the gradient left after a lag in {PLAIN_RNN} and LSTM, and with forced gates")
+    unchanged = all(math.isclose(value, 1, rel_tol=1e-5) for record in carried for value in record.values)
+    rnn = sizes[PLAIN_RNN][0]
+    further = {name: above(record, rnn) for name, record in lstms.items()}
+    forced = _steps([value for record in carried for value in record.values])
+    reason = f"With forced gates the gradient is {forced}; left after the lag: "
+    reason += ", ".join(f"{name} {r.mean:.2g}" for name, r in {PLAIN_RNN: rnn, **lstms}.items()) + "."
+    return (_graded(list(further.values())) if unchanged else "refuted"), reason
+
+
+def judge_m04(records: list[Record]) -> Judgement:
+    """Gate saturation slows learning; initialisation or normalisation helps."""
+    saturation, losses = (
+        {r.protocol.get("start"): r for r in find(records, metric=metric)}
+        for metric in ("saturated gates at the start", "loss after training")
+    )
+    if not {"usual", "saturated"} <= saturation.keys() & losses.keys():
+        return _missing("saturation and loss from a usual and a saturated start")
+    reason = "; ".join(
+        f"{start} start: {saturation[start].mean:.0%} saturated, loss {format_number(losses[start].mean)}"
+        for start in ("usual", "saturated")
+    )
+    saturates = above(saturation["saturated"], saturation["usual"])
+    if not saturates:
+        return "not testable", f"The saturated start is not saturated: {reason}."
+    return ("confirmed" if above(losses["saturated"], losses["usual"]) else "refuted"), reason + "."
+
+
+# ---------------------------------------------------------------------------------------------- the ledger
+
+_LEDGER = (
+    Claim(
+        "N05",
+        "A plain RNN remembers 5 to 10 steps reliably and nothing beyond 50.",
+        "E",
+        f"Over all seeds and tasks, {PLAIN_RNN} has a memory horizon of 5 to 10 at the least and 50 at the"
+        " most. Refuted if some run stays below 5 or passes 50; qualified if the least is above 10, or if"
+        " another plain RNN passes 50.",
+        judge_n05,
+    ),
+    Claim(
+        "N06",
+        "An LSTM remembers 100 steps and more (other sources say 30 words, or call 100 tokens a challenge).",
+        "E, A, C",
+        "Every LSTM, however initialised, has a memory horizon of at least 100 in every run. Qualified if"
+        " only some runs reach 100, refuted if none does.",
+        judge_n06,
+    ),
+    Claim(
+        "N07",
+        "An LSTM has 4 times as many parameters as an RNN of the same size, a GRU 3 times.",
+        "E",
+        "The recurrent layers' parameters, counted, have exactly these ratios at every size.",
+        judge_n07,
+    ),
+    Claim(
+        "N08",
+        "Below 20 steps RNN and LSTM are equal, from 20 to 100 the LSTM is ahead, beyond 100 far ahead.",
+        "E",
+        "On delayed recall the LSTM's mean accuracy minus the RNN's is at most 0.05 either way at each delay"
+        " below 20, more than 0.05 at each from 20 to 99, more than 0.25 from 100. Confirmed if all parts"
+        " hold for every LSTM, refuted if none holds.",
+        judge_n08,
+    ),
+    Claim(
+        "M01",
+        "Gradients vanish or explode as they travel back through time.",
+        "C",
+        "In some setting the gradient's factor per step lies below 1, in another above 1, each with its"
+        " 95 % interval. Qualified if only one of the two occurs.",
+        judge_m01,
+    ),
+    Claim(
+        "M02",
+        "Clipping cures exploding gradients, not vanishing ones.",
+        "E",
+        "Loss spikes are fewer with clipping (95 % intervals apart), and the memory horizon is not longer."
+        " Qualified if it is longer too, refuted if the spikes do not become fewer.",
+        judge_m02,
+    ),
+    Claim(
+        "M03",
+        "A forget gate near 1 and an input gate near 0 carry information unchanged: the cell state is a"
+        " gradient highway.",
+        "C",
+        "With gates forced so, dc_T/dc_t is the identity to 1e-5; and each LSTM, untrained, keeps more of its"
+        " gradient over the lag than the RNN (95 % intervals apart). Qualified if only some LSTMs do, refuted"
+        " if none does or the identity fails.",
+        judge_m03,
+    ),
+    Claim(
+        "M04",
+        "Saturated gates slow learning; a better start helps.",
+        "E",
+        "An LSTM that starts with more saturated gates has a higher loss after the same training (95 %"
+        " intervals apart, for both).",
+        judge_m04,
+    ),
+    Claim(
+        "C03",
+        "An LSTM costs more time and memory than an RNN; a GRU lies between, with similar quality.",
+        "C",
+        "Relative to an RNN, 1 < GRU < LSTM in time and in memory at every setting, and on three tasks the"
+        " 95 % intervals of GRU and LSTM overlap. Qualified if only some of these hold, refuted if none.",
+        judge_c03,
+    ),
+)
+CLAIMS: dict[str, Claim] = {claim.id: claim for claim in _LEDGER}

@@ -1,0 +1,248 @@
+"""Verdicts: each rule is driven through its outcomes by changing records, never by changing the verdict."""
+
+from __future__ import annotations
+
+import pytest
+
+from seqcourse import claims
+from seqcourse.claims import CLAIMS, verdict, verdict_table
+from seqcourse.records import Record
+
+
+def record(claim, metric, values, generated=False, **protocol) -> Record:
+    name = f"{metric}/{sorted(protocol.items())}"
+    source = {"name": "toy", "generated": generated}
+    return Record(name, claim, metric, "1", tuple(values), protocol, source, {}, 1, {}, "c", 1.0, "d")
+
+
+def status(claim, *records) -> str:
+    return verdict(claim, records).status
+
+
+def test_the_ledger_has_the_rows_of_this_part_each_with_rule_and_source():
+    assert set(CLAIMS) == {"N05", "N06", "N07", "N08", "M01", "M02", "M03", "M04", "C03"}
+    for name, claim in CLAIMS.items():
+        assert claim.id == name
+        assert len(claim.text.split()) >= 6 and len(claim.rule_text.split()) >= 12 and claim.source
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_without_a_record_nothing_is_claimed(claim):
+    assert verdict(claim, []).status == "not testable"
+    assert verdict(claim, []).reason == "No record."
+    unrelated = record(claim, "mood", [1.0])
+    assert verdict(claim, [unrelated]).status == "not testable"
+    other_claim = record("X99", "memory horizon", [5.0], model="RNN (tanh)")
+    assert verdict(claim, [other_claim]).reason == "No record."
+
+
+def test_an_unknown_claim_is_named():
+    with pytest.raises(KeyError, match="N99"):
+        verdict("N99", [])
+
+
+def horizon(model, values, claim="N05 N06", **protocol):
+    return record(claim, "memory horizon", values, model=model, **protocol)
+
+
+@pytest.mark.parametrize(
+    ("values", "relu", "expected"),
+    [
+        ((5, 10, 20), (20, 20), "confirmed"),
+        ((5, 10, 50), (50, 50), "confirmed"),
+        ((5, 10, 20), (20, 100), "qualified"),
+        ((20, 50, 20), (20, 20), "qualified"),
+        ((0, 10, 20), (20, 20), "refuted"),
+        ((10, 10, 100), (20, 20), "refuted"),
+    ],
+)
+def test_n05(values, relu, expected):
+    assert status("N05", horizon("RNN (tanh)", values), horizon("RNN (ReLU, identity)", relu)) == expected
+
+
+def test_n05_needs_the_plain_rnn():
+    assert status("N05", horizon("RNN (ReLU, identity)", [20])) == "not testable"
+
+
+@pytest.mark.parametrize(
+    ("plain", "chrono", "expected"),
+    [
+        ((100, 200), (200, 200), "confirmed"),
+        ((10, 20), (200, 50), "qualified"),
+        ((10, 50), (50, 50), "refuted"),
+    ],
+)
+def test_n06(plain, chrono, expected):
+    rnn = horizon("RNN (tanh)", (200, 200))  # an RNN's memory is no LSTM's
+    assert status("N06", horizon("LSTM", plain), horizon("LSTM (chrono)", chrono), rnn) == expected
+
+
+def accuracy(model, by_delay):
+    return [
+        record("N08", "accuracy", [value], model=model, task="delayed recall", delay=delay)
+        for delay, value in by_delay.items()
+    ]
+
+
+RNN_BY_DELAY = {10: 0.99, 20: 0.5, 50: 0.2, 100: 0.1}
+
+
+@pytest.mark.parametrize(
+    ("lstm", "expected"),
+    [
+        ({10: 0.98, 20: 0.7, 50: 0.9, 100: 0.9}, "confirmed"),
+        ({10: 0.98, 20: 0.5, 50: 0.2, 100: 0.1}, "qualified"),
+        ({10: 0.50, 20: 0.4, 50: 0.2, 100: 0.2}, "refuted"),
+        ({10: 0.98, 20: 0.7}, "not testable"),
+    ],
+)
+def test_n08(lstm, expected):
+    assert status("N08", *accuracy("RNN (tanh)", RNN_BY_DELAY), *accuracy("LSTM", lstm)) == expected
+
+
+def test_n08_is_qualified_if_one_lstm_holds_and_another_does_not():
+    good = accuracy("LSTM (chrono)", {10: 0.98, 20: 0.7, 50: 0.9, 100: 0.9})
+    bad = accuracy("LSTM", {10: 0.5, 20: 0.1, 50: 0.1, 100: 0.1})
+    result = verdict("N08", [*accuracy("RNN (tanh)", RNN_BY_DELAY), *good, *bad])
+    assert result.status == "qualified"
+    assert (
+        "LSTM (chrono): equal below 20 holds" in result.reason
+        and "LSTM: equal below 20 fails" in result.reason
+    )
+
+
+@pytest.mark.parametrize(
+    ("lstm", "gru", "expected"),
+    [((4, 4), (3, 3), "confirmed"), ((4, 4.1), (3, 3), "qualified"), ((2, 2), (5, 5), "refuted")],
+)
+def test_n07(lstm, gru, expected):
+    metric = "parameters relative to an RNN"
+    assert (
+        status("N07", record("N07", metric, lstm, model="LSTM"), record("N07", metric, gru, model="GRU"))
+        == expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("factors", "expected"),
+    [
+        ([(0.5, 0.6), (1.2, 1.3)], "confirmed"),
+        ([(0.5, 0.6), (0.9, 1.9)], "qualified"),
+        ([(0.9, 1.9)], "refuted"),
+        ([(0.5,), (1.5,)], "refuted"),  # single runs show nothing
+    ],
+)
+def test_m01(factors, expected):
+    records = [record("M01", "gradient factor per step", v * 3, radius=i) for i, v in enumerate(factors)]
+    records = [
+        r if len(f) > 1 else record("M01", r.metric, f, radius=9 + i)
+        for i, (r, f) in enumerate(zip(records, factors, strict=True))
+    ]
+    assert status("M01", *records) == expected
+
+
+@pytest.mark.parametrize(
+    ("spikes", "horizons", "expected"),
+    [
+        (((20, 21, 22), (0, 1, 0)), ((10, 10, 10), (10, 10, 10)), "confirmed"),
+        (((20, 21, 22), (0, 1, 0)), ((10, 10, 11), (50, 50, 51)), "qualified"),
+        (((1, 0, 1), (0, 1, 0)), ((10, 10, 10), (10, 10, 10)), "refuted"),
+    ],
+)
+def test_m02(spikes, horizons, expected):
+    records = [
+        record("M02", metric, values, clipped=clipped)
+        for metric, pair in (("loss spikes", spikes), ("memory horizon", horizons))
+        for clipped, values in zip((False, True), pair, strict=True)
+    ]
+    assert status("M02", *records) == expected
+    assert status("M02", *records[:3]) == "not testable"
+
+
+@pytest.mark.parametrize(
+    ("forced", "plain", "biased", "expected"),
+    [
+        (1.0, (0.01, 0.011), (0.1, 0.11), "confirmed"),
+        (1.0, (0.0, 0.0), (0.1, 0.11), "qualified"),
+        (1.0, (0.0, 0.0), (0.0, 0.0), "refuted"),
+        (0.9, (0.01, 0.011), (0.1, 0.11), "refuted"),
+    ],
+)
+def test_m03(forced, plain, biased, expected):
+    left = "gradient left after the lag"
+    records = [
+        record("M03", "cell-state gradient with gates forced open", [1.0, forced]),
+        record("M03", left, (1e-6, 2e-6), model="RNN (tanh)"),
+        record("M03", left, plain, model="LSTM"),
+        record("M03", left, biased, model="LSTM (forget bias 1)"),
+    ]
+    assert status("M03", *records) == expected
+
+
+@pytest.mark.parametrize(
+    ("saturated", "loss", "expected"),
+    [
+        ((0.8, 0.81), (2.0, 2.1), "confirmed"),
+        ((0.8, 0.81), (0.5, 2.1), "refuted"),
+        ((0.0, 0.8), (2.0, 2.1), "not testable"),
+    ],
+)
+def test_m04(saturated, loss, expected):
+    share, after = "saturated gates at the start", "loss after training"
+    records = [
+        record("M04", share, (0.1, 0.11), start="usual"),
+        record("M04", share, saturated, start="saturated"),
+        record("M04", after, (0.5, 0.51), start="usual"),
+        record("M04", after, loss, start="saturated"),
+    ]
+    assert status("M04", *records) == expected
+
+
+@pytest.mark.parametrize(
+    ("gru_time", "gru_quality", "expected"),
+    [(2.0, (1.0, 1.1), "confirmed"), (3.5, (1.0, 1.1), "qualified"), (3.5, (5.0, 5.1), "qualified")],
+)
+def test_c03(gru_time, gru_quality, expected):
+    records = [
+        record("C03", "time relative to an RNN", [gru_time], model="GRU", setting=64),
+        record("C03", "time relative to an RNN", [3.0], model="LSTM", setting=64),
+        record("C03", "memory relative to an RNN", [2.0], model="GRU", setting=64),
+        record("C03", "memory relative to an RNN", [3.0], model="LSTM", setting=64),
+    ]
+    for task in ("a", "b", "c"):
+        records.append(record("C03", f"quality: {task}", gru_quality, model="GRU"))
+        records.append(record("C03", f"quality: {task}", (1.0, 1.1), model="LSTM"))
+    assert status("C03", *records) == expected
+    assert status("C03", *records[:-2]) == "not testable"
+
+
+def test_a_changed_record_changes_the_page():
+    before, after = (
+        verdict("N06", [horizon("LSTM", values)])._repr_html_() for values in ((10, 20), (200, 200))
+    )
+    assert "N06: refuted" in before and "N06: confirmed" in after
+
+
+def test_a_verdict_shows_rule_reason_and_generated_data():
+    shown = verdict("N06", [record("N06", "memory horizon", [200], generated=True, model="LSTM <b>")])
+    html, markdown, text = shown._repr_html_(), shown._repr_markdown_(), str(shown)
+    assert "LSTM &lt;b&gt;" in html and "<b>" not in html
+    for form in (html, markdown, text):
+        assert "Measured on generated data." in form and "confirmed" in form
+    assert CLAIMS["N06"].rule_text in markdown
+
+
+def test_the_table_has_a_row_for_each_claim():
+    table = verdict_table([horizon("LSTM", (10, 20))])
+    verdicts = {row[0]: row[2] for row in table.rows}
+    assert list(verdicts) == list(CLAIMS)
+    assert verdicts.pop("N06") == "refuted"
+    assert set(verdicts.values()) == {"not testable"}
+    assert len(verdict_table([], ["N05"]).rows) == 1
+
+
+def test_intervals_that_overlap_are_not_apart():
+    low, high, wide = (record("M01", "x", values) for values in ((1, 1.1), (9, 9.1), (1, 9)))
+    assert claims.above(high, low) and not claims.above(low, high)
+    assert not claims.above(high, wide)
+    assert not claims.above(record("M01", "x", [100]), low)  # one run shows no spread
