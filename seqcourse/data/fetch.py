@@ -18,7 +18,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -34,7 +34,7 @@ class WrongHash(DataUnavailable):
 
 
 class CacheNotWritable(DataUnavailable):
-    """The cache folder cannot be written."""
+    """The cache folder cannot be read or written."""
 
 
 def content_digest(path: Path, file: File) -> str:
@@ -127,26 +127,29 @@ class Store:
 
     def _obtain(self, dataset: Dataset, file: File) -> Path:
         final = self.path(file)
-        if is_intact(final, file):
-            return final
-        with self._write_access(dataset):
-            if not is_intact(final, file):  # another process may have brought it while this one waited
-                self._fill(dataset, file)
+        with self._clear_errors():
+            if is_intact(final, file):
+                return final
+            with self._lock(dataset):
+                if not is_intact(final, file):  # another process may have brought it while this one waited
+                    self._fill(dataset, file)
         return final
 
-    @contextmanager
-    def _write_access(self, dataset: Dataset) -> Iterator[None]:
+    def _lock(self, dataset: Dataset) -> AbstractContextManager:
         """One writer per data set among all processes; the system releases the lock of a killed one."""
         import filelock
 
+        locks = self.directory / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        return filelock.FileLock(locks / f"{dataset.name}.lock")
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
         try:
-            locks = self.directory / ".locks"
-            locks.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(locks / f"{dataset.name}.lock"):
-                yield
+            yield
         except OSError as error:
             raise CacheNotWritable(
-                f"the data folder {self.directory} cannot be filled: {error}.\n"
+                f"the data folder {self.directory} cannot be read or written: {error}.\n"
                 "What to do: set SEQCOURSE_DATA_DIR to a folder of yours with enough free space."
             ) from error
 
