@@ -17,7 +17,7 @@ _CERTAIN = 1000.0
 
 
 def is_standard(cells: nn.ModuleList) -> bool:
-    """Whether torch has these recurrences: cells of one kind, no subclass, GRU with reset after the product."""
+    """Whether torch has these recurrences: cells of one kind, no subclass, GRU with the reset after."""
     first = cells[0]
     if type(first) not in (RNNCell, LSTMCell, GRUCell):
         return False
