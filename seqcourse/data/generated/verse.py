@@ -102,7 +102,7 @@ def verse(n_lines: int = 4000, seed: int = 0) -> TextCorpus:
         plays[_title(plays, rng)] = _play(length, rng)
         n_lines -= length
     text = "\n".join(plays.values())
-    cut = text.index("\n\n", len(text) * 9 // 10) + 2  # between two speeches
+    cut = text.rindex("\n\n", 0, len(text) * 9 // 10) + 2  # between two speeches
     note = f"{len(plays)} plays in grammar-made blank verse, seed {seed}."
     return TextCorpus(text[:cut], text[cut:], generated_source("verse", note, plays), plays=plays)
 
