@@ -13,7 +13,7 @@ from seqcourse.cells import Cell, GRUCell, LSTMCell, RNNCell, VectorCell
 
 @torch.no_grad()
 def forget_bias_init_(cell: LSTMCell, value: float = 1.0) -> LSTMCell:
-    """Set the total bias of an LSTM's forget gate; 1 lets it forget a quarter a step at the start instead of half.
+    """Set the total bias of an LSTM's forget gate: with 1 it forgets a quarter a step, with 0 half.
 
     Jozefowicz, Zaremba & Sutskever (2015), An Empirical Exploration of Recurrent Network Architectures.
 
@@ -49,10 +49,13 @@ def chrono_init_(
     """
     _require(cell, LSTMCell, GRUCell)
     if not max_time > 2:
-        raise ValueError(f"expected max_time larger than 2, because log(U(1, max_time - 1)) needs room; got {max_time}")
-    bias = torch.empty_like(cell.bias_ih[: cell.hidden_size]).uniform_(1, max_time - 1,
-    generator=generator).log_() _set_gate_bias(cell, 1, bias)  # second gate in torch's order: forget gate, or
-    update gate if isinstance(cell, LSTMCell):
+        raise ValueError(
+            f"expected max_time larger than 2, so that log(U(1, max_time - 1)) has room; got {max_time}"
+        )
+    scales = torch.empty_like(cell.bias_ih[: cell.hidden_size]).uniform_(1, max_time - 1, generator=generator)
+    bias = scales.log()
+    _set_gate_bias(cell, 1, bias)  # the second gate in torch order: forget gate, or update gate
+    if isinstance(cell, LSTMCell):
         _set_gate_bias(cell, 0, -bias)
     return cell
 
@@ -70,7 +73,9 @@ def identity_init_(cell: RNNCell, scale: float = 1.0) -> RNNCell:
     """
     _require(cell, RNNCell, bias=False)
     if cell.nonlinearity != "relu":
-        raise ValueError(f"expected nonlinearity='relu', got {cell.nonlinearity!r}: tanh shrinks the state every step")
+        raise ValueError(
+            f"expected nonlinearity='relu', got {cell.nonlinearity!r}: tanh would shrink the state"
+        )
     nn.init.eye_(cell.weight_hh).mul_(scale)
     for bias in (cell.bias_ih, cell.bias_hh):
         if bias is not None:
