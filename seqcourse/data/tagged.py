@@ -21,7 +21,11 @@ def load_wnut17(*, generated: bool | None = None, cache_dir: str | Path | None =
     Raises:
         DataUnavailable: `generated` is False and the data cannot be had.
     """
-    return _load("wnut17", _read_wnut17, generated, cache_dir)
+    from seqcourse.data.generated import tagged_sentences
+
+    return real_or_generated(
+        "wnut17", _read_wnut17, tagged_sentences, generated=generated, cache_dir=cache_dir
+    )
 
 
 def load_wikiann(*, generated: bool | None = None, cache_dir: str | Path | None = None) -> TaggedText:
@@ -36,7 +40,11 @@ def load_wikiann(*, generated: bool | None = None, cache_dir: str | Path | None 
     Raises:
         DataUnavailable: `generated` is False and the data cannot be had.
     """
-    return _load("wikiann_en", _read_wikiann, generated, cache_dir)
+    from seqcourse.data.generated import tagged_sentences
+
+    return real_or_generated(
+        "wikiann_en", _read_wikiann, tagged_sentences, generated=generated, cache_dir=cache_dir
+    )
 
 
 def load_wikigold(*, generated: bool | None = None, cache_dir: str | Path | None = None) -> TaggedText:
@@ -51,13 +59,11 @@ def load_wikigold(*, generated: bool | None = None, cache_dir: str | Path | None
     Raises:
         DataUnavailable: `generated` is False and the data cannot be had.
     """
-    return _load("wikigold", _read_wikigold, generated, cache_dir)
-
-
-def _load(name: str, read, generated: bool | None, cache_dir: str | Path | None) -> TaggedText:
     from seqcourse.data.generated import tagged_sentences
 
-    return real_or_generated(name, read, tagged_sentences, generated=generated, cache_dir=cache_dir)
+    return real_or_generated(
+        "wikigold", _read_wikigold, tagged_sentences, generated=generated, cache_dir=cache_dir
+    )
 
 
 def _read_wnut17(files: Files, source: Source) -> TaggedText:
