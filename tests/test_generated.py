@@ -435,6 +435,11 @@ def test_unknown_languages_are_refused(languages):
         generated.toy_translation(20, languages=languages)
 
 
+def test_more_pairs_than_the_grammar_varies_are_refused():
+    with pytest.raises(ValueError, match="at most 100000, got 100001"):
+        generated.toy_translation(100_001)
+
+
 # --- pictures
 
 

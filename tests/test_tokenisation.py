@@ -285,6 +285,13 @@ def test_one_string_instead_of_a_list_is_refused(kind):
         kind.train("one text")
 
 
+def test_a_bpe_of_others_with_other_special_tokens_is_refused():
+    from tokenizers import Tokenizer, models
+
+    with pytest.raises(ValueError, match="first four tokens must be"):
+        SubwordTokeniser(Tokenizer(models.BPE()))
+
+
 def test_wrong_sizes_are_refused():
     with pytest.raises(ValueError, match=r"exceed the 4 special tokens, got 4"):
         WordTokeniser.train(TEXTS, max_vocabulary=4)

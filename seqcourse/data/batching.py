@@ -6,7 +6,7 @@ epochs, so a run that was killed can resume at any batch of any epoch and see ex
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self
@@ -79,7 +79,7 @@ class Batch:
 
     @property
     def padding_fraction(self) -> float:
-        """The share of the rectangle that is padding: work done for nothing."""
+        """The share of the rectangle that is padding, which is work done for nothing."""
         return 1 - self.mask.sum().item() / self.mask.numel()
 
 
@@ -144,7 +144,7 @@ def _lengths(rows: Sequence[Tensor]) -> Tensor:
 # --- epochs --------------------------------------------------------------------------------------
 
 
-class EpochBatches(ABC):
+class EpochBatches(metaclass=ABCMeta):
     """Batches for several epochs. ``epoch(e, start)`` is a pure function of the seed, e and start.
 
     ``for batch in batches`` runs through the epoch named by ``set_epoch`` (0 at first).
@@ -304,12 +304,13 @@ class StreamBatch(NamedTuple):
 
     Shapes:
         tokens (B, T), targets (B, T): ``targets[:, t]`` is the token after ``tokens[:, t]``.
+
+    ``begins`` is True in the first batch of an epoch: start from the initial state, not from the carried one.
     """
 
-    tokens: Tensor
-    targets: Tensor
+    tokens: torch.Tensor
+    targets: torch.Tensor
     begins: bool
-    """True in the first batch of an epoch: start from the initial state instead of the carried one."""
 
 
 class LanguageModelBatches(EpochBatches):
@@ -369,9 +370,9 @@ class Windows(NamedTuple):
         inputs (n, T, D), targets (n, horizon), starts (n,): the step at which each window starts.
     """
 
-    inputs: Tensor
-    targets: Tensor
-    starts: Tensor
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    starts: torch.Tensor
 
 
 def windows(series: Tensor, length: int, horizon: int = 1, *, stride: int = 1, target: int = 0) -> Windows:

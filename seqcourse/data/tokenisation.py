@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,6 +25,7 @@ __all__ = [
     "UNKNOWN",
     "CharTokeniser",
     "SubwordTokeniser",
+    "TableTokeniser",
     "Tokeniser",
     "WordTokeniser",
     "load_tokeniser",
@@ -46,12 +47,12 @@ def split_words(text: str) -> list[str]:
         text: any text. White space separates and is dropped.
 
     Returns:
-        The tokens in order: ``"Don't go, Romeo!"`` gives ``["Don't", "go", ",", "Romeo", "!"]``.
+        The tokens in order, so ``"Don't go, Romeo!"`` gives ``["Don't", "go", ",", "Romeo", "!"]``.
     """
     return _WORD.findall(text)
 
 
-class Tokeniser(ABC):
+class Tokeniser(metaclass=ABCMeta):
     """What every tokeniser can do: text into ids and back, and itself into a file and back.
 
     Build one with ``train``. ``len(tokeniser)`` is the vocabulary size V; ids are 0 .. V - 1.
@@ -153,8 +154,15 @@ class Tokeniser(ABC):
         return _restore(cls, saved, path)
 
 
-class _TableTokeniser(Tokeniser):
-    """A tokeniser that is a table: a list of tokens, whose position is the id."""
+class TableTokeniser(Tokeniser):
+    """A tokeniser that is a table: a list of tokens, whose position is the id.
+
+    Args:
+        tokens: the vocabulary, beginning with the four special tokens.
+
+    Raises:
+        ValueError: if the special tokens are not in front, or a token appears twice.
+    """
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens = list(tokens)
@@ -183,7 +191,7 @@ class _TableTokeniser(Tokeniser):
         return cls(saved["tokens"])
 
 
-class CharTokeniser(_TableTokeniser):
+class CharTokeniser(TableTokeniser):
     """One id per character: a tiny vocabulary, long sequences, nothing lost.
 
     Args:
@@ -211,7 +219,7 @@ class CharTokeniser(_TableTokeniser):
         return "".join(self.tokens[i] for i in ids)
 
 
-class WordTokeniser(_TableTokeniser):
+class WordTokeniser(TableTokeniser):
     """One id per frequent word or punctuation mark; rare words become ``<unk>``.
 
     Args:
