@@ -166,7 +166,8 @@ def cell_state_jacobian(model: nn.Module, *inputs: Any, lag: int, layer: int = -
         ValueError: the layer has no cell state, or the lag is not shorter than the sequence.
     """
     with torch.enable_grad():
-        cell_states = _cell_states(model, inputs, layer)
+        _, traces = trace_model(model, *inputs)
+        cell_states = _states_over_time(traces, layer, "cell_state")
         if not 0 <= lag < len(cell_states):
             raise ValueError(
                 f"lag must be 0 to {len(cell_states) - 1} for {len(cell_states)} steps, got {lag}"
@@ -175,30 +176,41 @@ def cell_state_jacobian(model: nn.Module, *inputs: Any, lag: int, layer: int = -
     return jacobian
 
 
-def cell_state_gradients(model: nn.Module, *inputs: Any, layer: int = -1) -> Tensor:
-    """Size of dc_T/dc_{T-k} for k = 0 .. T-1: 1 is a cell state that carries its gradient unchanged.
+def state_gradients(
+    model: nn.Module, *inputs: Any, state_name: str = "hidden_state", layer: int = -1
+) -> Tensor:
+    """Size of the Jacobian d(last state)/d(state k steps before) for k = 0 .. T-1, through every path.
 
-    The size is the Frobenius norm divided by sqrt(H), so that the identity has size 1 (the constant error
-    carousel of Hochreiter & Schmidhuber 1997, section 3.2). Compare :func:`forget_gate_products`, the part
-    that goes along the cell states alone.
+    The size is the Frobenius norm divided by sqrt(H), so that the identity has size 1.
 
     Shapes:
         result (T,): mean over the batch, index = lag.
 
     Raises:
-        ValueError: the layer has no cell state.
+        ValueError: the layer has no such state.
     """
     with torch.enable_grad():
-        cell_states = _cell_states(model, inputs, layer)
-        jacobians = _gradients_of_last(cell_states, cell_states)
-    root = math.sqrt(cell_states[0].shape[1])
+        _, traces = trace_model(model, *inputs)
+        states = _states_over_time(traces, layer, state_name)
+        jacobians = _gradients_of_last(states, states)
+    root = math.sqrt(states[0].shape[1])
     sizes = [jacobian.flatten(1).norm(dim=1) / root for jacobian in jacobians]
     return torch.stack(sizes).mean(dim=1).flip(0)  # (T, B) -> (T,)
 
 
-def _cell_states(model: nn.Module, inputs: tuple, layer: int) -> list[Tensor]:
-    _, traces = trace_model(model, *inputs)
-    return _states_over_time(traces, layer, "cell_state")
+def cell_state_gradients(model: nn.Module, *inputs: Any, layer: int = -1) -> Tensor:
+    """Size of dc_T/dc_{T-k} for k = 0 .. T-1: 1 is a cell state that carries its gradient unchanged.
+
+    This is the constant error carousel of Hochreiter & Schmidhuber (1997, section 3.2), measured. Compare
+    :func:`forget_gate_products`, the part that goes along the cell states alone.
+
+    Shapes:
+        result (T,): as of :func:`state_gradients`.
+
+    Raises:
+        ValueError: the layer has no cell state.
+    """
+    return state_gradients(model, *inputs, state_name="cell_state", layer=layer)
 
 
 def _gradients_of_last(states: list[Tensor], wanted: list[Tensor]) -> list[Tensor]:
@@ -452,9 +464,10 @@ class Budget:
     """How much training a model gets on a task: the same for every model, or horizons mean nothing.
 
     Attributes:
-        steps: Adam steps at most; training stops earlier once the task is solved.
+        steps: steps at most; training stops earlier once the task is solved.
         batch_size: fresh sequences in each step.
-        learning_rate: of Adam.
+        learning_rate: of the optimiser.
+        optimiser: ``"adam"`` or ``"sgd"``; Adam rescales every step, which hides exploding gradients.
         clip: largest norm of the gradient; None does not clip.
         check_every: steps between two checks on the test batch.
         test_size: sequences in the test batch, which is never trained on.
@@ -462,7 +475,8 @@ class Budget:
 
     steps: int = 1200
     batch_size: int = 32
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
+    optimiser: str = "adam"
     clip: float | None = 1.0
     check_every: int = 50
     test_size: int = 512
@@ -559,7 +573,10 @@ def _batch(
 
 def _optimiser(model: nn.Module, budget: Budget) -> torch.optim.Optimizer | None:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.Adam(parameters, lr=budget.learning_rate) if parameters else None
+    kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    if budget.optimiser not in kinds:
+        raise ValueError(f"optimiser must be 'adam' or 'sgd', got {budget.optimiser!r}")
+    return kinds[budget.optimiser](parameters, lr=budget.learning_rate) if parameters else None
 
 
 def _training_step(
@@ -716,18 +733,21 @@ class ClippingEffect:
 
     Attributes:
         clip: the largest gradient norm that the second run allowed.
+        steps: steps that each run was to take; one that diverges stops early.
         without: outcome without clipping.
         with_clip: outcome with it.
     """
 
     clip: float
+    steps: int
     without: Outcome
     with_clip: Outcome
 
     @property
     def spikes(self) -> tuple[int, int]:
-        """Spikes of the loss without and with clipping; see :func:`loss_spikes`."""
-        return loss_spikes(self.without.losses), loss_spikes(self.with_clip.losses)
+        """Spikes of the loss without and with clipping; every step lost after a divergence counts as one."""
+        runs = (self.without, self.with_clip)
+        return tuple(loss_spikes(run.losses) + self.steps - run.steps for run in runs)
 
 
 def loss_spikes(losses: Sequence[float], window: int = 20, factor: float = 2.0) -> int:
@@ -759,7 +779,7 @@ def clipping_effect(
     """
     if clip <= 0:
         raise ValueError(f"clip must be a positive norm, got {clip}")
-    given = asdict(budget or Budget(steps=300))
+    given = asdict(budget or Budget(steps=200, learning_rate=0.1, optimiser="sgd"))
     outcomes = []
     for bound in (None, clip):
         with torch.random.fork_rng(devices=[]):
@@ -769,4 +789,4 @@ def clipping_effect(
         outcomes.append(
             train_on_task(model, task, delay, budget=run_budget, seed=seed, stop_when_solved=False)
         )
-    return ClippingEffect(clip, *outcomes)
+    return ClippingEffect(clip, given["steps"], *outcomes)
