@@ -75,6 +75,18 @@ def test_downloads_once_and_then_reads_the_cache(server, store):
     assert not any((store.directory / ".incoming").iterdir())
 
 
+@pytest.mark.parametrize("in_lab", [True, False])
+def test_progress_bar_shows_in_lab_and_stays_out_of_builds(server, store, monkeypatch, capfd, in_lab):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    if in_lab:
+        monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
+    store.obtain(toy(server.serve(PATH, CONTENT)))
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert ("one.bin" in shown.err and "100%" in shown.err) == in_lab
+    assert bool(shown.err) == in_lab
+
+
 def test_broken_download_resumes_where_it_stopped(server, store):
     dataset = toy(server.serve(PATH, CONTENT, behave.truncated, behave.good))
     assert store.obtain(dataset)[PATH].read_bytes() == CONTENT

@@ -7,25 +7,24 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from seqcourse.data.fetch import Store
 from seqcourse.data.registry import File, dataset
 from seqcourse.data.source import DataUnavailable, GeneratedDataWarning, Source
 
-Data = TypeVar("Data")
 Files = dict[str, Path]
 
 
 def real_or_generated(
     name: str,
-    read: Callable[[Files, Source], Data],
-    make: Callable[[], Data],
+    read: Callable[[Files, Source], Any],
+    make: Callable[[], Any],
     *,
     generated: bool | None,
     cache_dir: str | Path | None,
     files: tuple[File, ...] | None = None,
-) -> Data:
+) -> Any:
     """Load the data set `name`, or generate its stand-in, as `generated` asks.
 
     Args:
@@ -55,7 +54,7 @@ def real_or_generated(
     return read({path.split("/", 1)[1]: found for path, found in paths.items()}, entry.source(files))
 
 
-def _fall_back(name: str, make: Callable[[], Data], problem: DataUnavailable) -> Data:
+def _fall_back(name: str, make: Callable[[], Any], problem: DataUnavailable) -> Any:
     # Only the first line, which names no path of this machine: it appears on pages and in records.
     reason = str(problem).splitlines()[0]
     warnings.warn(

@@ -20,14 +20,14 @@ from seqcourse.data.source import DataUnavailable
 Members = dict[str, bytes]
 
 
-def read_members(archive: Path, pattern: str) -> Iterator[tuple[re.Match[str], bytes]]:
-    """The regular files in a tar.gz whose whole name matches `pattern`, each as (match, content)."""
+def read_members(archive: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
+    """The regular files in a tar.gz whose whole name matches `pattern`, as (its first group, content)."""
     with tarfile.open(archive, "r|gz") as tar:
         for member in tar:
             match = re.fullmatch(pattern, member.name)
             stream = tar.extractfile(member) if match and member.isfile() else None
             if match and stream:
-                yield match, stream.read()
+                yield match[1], stream.read()
 
 
 def fingerprint(members: Members) -> str:
@@ -67,7 +67,7 @@ def build_imdb(archive: Path, into: Path, expected_fingerprint: str) -> None:
         expected_fingerprint: Digest over the labelled reviews, see `fingerprint`.
     """
     pattern = r"aclImdb/((train|test)/(neg|pos)/\d+_\d+\.txt)"
-    members = {match[1]: text for match, text in read_members(archive, pattern)}
+    members = dict(read_members(archive, pattern))
     check_fingerprint(archive, members, expected_fingerprint)
     for split in ("train", "test"):
         chosen = {name: text for name, text in members.items() if name.startswith(f"{split}/")}
@@ -102,7 +102,7 @@ def build_physionet(archive: Path, into: Path, expected_fingerprint: str = "") -
         into: Folder for the table.
         expected_fingerprint: Checked where given; the public archive has a pinned sha256 of its own.
     """
-    members = {match[1]: text for match, text in read_members(archive, r"(?:.*/)?(\d+)\.txt")}
+    members = dict(read_members(archive, r"(?:.*/)?(\d+)\.txt"))
     if expected_fingerprint:
         check_fingerprint(archive, members, expected_fingerprint)
     lines = ["RecordID,minute,parameter,value"]
@@ -131,7 +131,7 @@ def build_spoken_digits(archive: Path, into: Path, expected_fingerprint: str) ->
         expected_fingerprint: Digest over the recordings, see `fingerprint`.
     """
     pattern = r"(?:.*/)?(recordings/\d_[a-z]+_\d+\.wav)"
-    members = {match[1]: sound for match, sound in read_members(archive, pattern)}
+    members = dict(read_members(archive, pattern))
     check_fingerprint(archive, members, expected_fingerprint)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:

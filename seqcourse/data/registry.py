@@ -67,7 +67,7 @@ class Dataset:
 
     @property
     def content(self) -> tuple[File, ...]:
-        """The files that a loader reads: all but the archives."""
+        """The files that a loader reads, which are all but the archives."""
         return tuple(file for file in self.files if file.kind != "archive")
 
     @property
