@@ -10,11 +10,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import ipywidgets as widgets
 import pytest
 import torch
 
 from seqcourse.cells import LSTMCell
-from seqcourse.explorables import Explorable, LSTMStep
+from seqcourse.data.tokenisation import CharTokeniser
+from seqcourse.explorables import Explorable, LSTMStep, drive_language_model, drive_lstm
+from seqcourse.models import LanguageModel
+from seqcourse.recurrent import LSTM
 
 CASES = 300
 MODULE = Path(__file__).parents[1] / "seqcourse" / "explorables" / "lstm_step.mjs"
@@ -145,3 +149,72 @@ def test_explorable_without_alternative_is_refused():
 
         class Silent(Explorable):
             label = "silent"
+
+
+# --- plain controls for JupyterLab ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_model() -> tuple[LanguageModel, CharTokeniser]:
+    tokeniser = CharTokeniser.train(["to be or not to be"])
+    torch.manual_seed(0)
+    return LanguageModel(len(tokeniser), 3, 5), tokeniser
+
+
+def find(controls, kind, description=""):
+    """The first widget of a kind below the controls."""
+    for child in controls.children:
+        if isinstance(child, kind) and description in getattr(child, "description", ""):
+            return child
+        if hasattr(child, "children") and (found := find(child, kind, description)) is not None:
+            return found
+    return None
+
+
+def test_language_model_writes_on_a_click(small_model):
+    controls = drive_language_model(*small_model, prompt="to be", seed=1)
+    find(controls, widgets.IntSlider, "tokens").value = 20
+    find(controls, widgets.Button).click()
+    text = html.unescape(re.sub(r"<[^>]+>", "", find(controls, widgets.HTML).value))
+    assert text.startswith("to be") and len(text) > 10
+    assert find(controls, widgets.IntProgress).value == 20
+    find(controls, widgets.Button).click()
+    assert html.unescape(re.sub(r"<[^>]+>", "", find(controls, widgets.HTML).value)) != text
+
+
+def test_forget_bias_slider_reaches_the_gradient():
+    controls = drive_lstm(seed=3)
+    picture = find(controls, widgets.HTML)
+
+    def along_the_cell() -> float:
+        return float(re.search(r"([0-9.e+-]+) along the cell state alone", picture.value)[1])
+
+    before = along_the_cell()
+    find(controls, widgets.FloatSlider, "forget bias").value = 6.0
+    assert before < 1e-3 and along_the_cell() > 0.5
+    find(controls, widgets.IntSlider, "steps T").value = 10
+    assert "lag 9" in picture.value
+
+
+def test_button_trains_and_shows_progress():
+    controls = drive_lstm(steps=60)
+    find(controls, widgets.IntSlider, "steps T").value = 5
+    find(controls, widgets.Button).click()
+    assert find(controls, widgets.IntProgress).value == 60
+    accuracy = int(re.search(r"recalls (\d+)%", find(controls, widgets.Label).value)[1])
+    assert accuracy > 40  # eight symbols: chance is 12.5 %
+
+
+def test_a_trained_layer_stays_as_it_is():
+    lstm = LSTM(3, 4)
+    before = {name: tensor.clone() for name, tensor in lstm.state_dict().items()}
+    controls = drive_lstm(lstm)
+    find(controls, widgets.FloatSlider, "forget bias").value = 2.0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in lstm.state_dict().items())
+    assert find(controls, widgets.Button) is None
+
+
+def test_controls_leave_a_note_without_a_kernel(small_model):
+    bundle = drive_language_model(*small_model)._repr_mimebundle_()
+    assert "In JupyterLab" in bundle["text/plain"] and "<input" not in bundle["text/html"]
+    assert "application/vnd.jupyter.widget-view+json" in bundle

@@ -9,10 +9,12 @@ buttons offer the file and its Colab link.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_cache import get_cache
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from sphinx.application import Sphinx
 from sphinx.directives.code import LiteralIncludeReader
@@ -27,6 +29,7 @@ OPTION = re.compile(r"^:([\w-]+):[ \t]*(.*)$")
 ROLE = re.compile(r"\{([\w:.-]+)\}`([^`]+)`")
 TITLE_AND_TARGET = re.compile(r"^(.*?)\s*<([^<>]+)>$", re.S)
 LABEL = re.compile(r"^\([\w:.-]+\)=[ \t]*\n", re.M)
+EQUATION_LABEL = re.compile(r"^\$\$[ \t]*\([\w:.-]+\)[ \t]*$", re.M)
 PAGE_LINK = re.compile(r"\]\((?!https?:|mailto:|attachment:)([^)\s]*?)(?:\.md)?(#[\w-]+)?\)")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -63,8 +66,8 @@ class PlainMarkdown:
 
     def convert(self, text: str) -> str:
         text = DIRECTIVE.sub(self._directive, LABEL.sub("", text))
-        text = ROLE.sub(self._role, text)
-        return PAGE_LINK.sub(self._page_link, text)
+        text = ROLE.sub(self._role, EQUATION_LABEL.sub("$$", text))
+        return self._without_macros(PAGE_LINK.sub(self._page_link, text))
 
     def _directive(self, match: re.Match[str]) -> str:
         options, body = split_options(match["body"])
@@ -99,19 +102,30 @@ class PlainMarkdown:
     def _role(self, match: re.Match[str]) -> str:
         role, content = match.groups()
         titled = TITLE_AND_TARGET.match(content)
-        title, target = titled.groups() if titled else (content, content)
+        title, target = titled.groups() if titled else ("", content)
         if role.startswith("cite"):
             return self._citation(role, content)
+        if role in ("doc", "ref", "numref", "eq"):
+            return self._reference(role, title, target)
         if role == "math":
             return f"${content}$"
-        if role == "abbr":
-            return f"{title} ({target})" if titled else content
-        if role == "doc" or (role == "ref" and titled):
-            docname = self._docname(target) if role == "doc" else self.docname
-            return f"[{title}]({page_address(self.app, docname)})"
-        if role.startswith("py:") or role in ("class", "func", "meth", "mod", "attr"):
-            return f"`{title.removeprefix('~')}`"
-        return title
+        if role == "abbr" and titled:
+            return f"{title} ({target})"
+        if role.startswith("py:"):
+            return f"`{title or target.removeprefix('~')}`"
+        return title or target
+
+    def _reference(self, role: str, title: str, target: str) -> str:
+        """A link to the place on the site: to a page, to a label, or to an equation with its number."""
+        env = self.app.env
+        if role == "doc":
+            docname = self._docname(target)
+            return f"[{title or env.titles[docname].astext()}]({page_address(self.app, docname)})"
+        if role == "eq":
+            docname, number = env.get_domain("math").equations[target]
+            return f"[({number})]({page_address(self.app, docname)}#equation-{target})"
+        docname, anchor, name = env.get_domain("std").labels[target.lower()]
+        return f"[{title or name}]({page_address(self.app, docname)}#{anchor})"
 
     def _citation(self, role: str, keys: str) -> str:
         entries = self.app.env.get_domain("cite").bibdata.data.entries
@@ -126,8 +140,17 @@ class PlainMarkdown:
 
     def _page_link(self, match: re.Match[str]) -> str:
         target, anchor = match[1], match[2] or ""
+        label = self.app.env.get_domain("std").anonlabels.get(anchor.removeprefix("#"))
+        if not target and label:
+            return f"]({page_address(self.app, label[0])}#{label[1]})"
         docname = self._docname(target) if target else self.docname
         return f"]({page_address(self.app, docname)}{anchor})"
+
+    def _without_macros(self, text: str) -> str:
+        """Write out the book's own TeX macros: outside the book nobody defines them."""
+        for name, meaning in self.app.config.mathjax3_config["tex"]["macros"].items():
+            text = re.sub(rf"\\{name}(?![A-Za-z])", lambda _, meaning=meaning: meaning, text)
+        return text
 
 
 def split_options(body: str) -> tuple[dict[str, str], str]:
@@ -185,6 +208,18 @@ def plain_notebook(app: Sphinx, docname: str, notebook: Any) -> Any:
     return notebook
 
 
+def complete_outputs(app: Sphinx, path: Path) -> Any:
+    """The executed notebook; myst-nb leaves the outputs out of its file when they come from the cache."""
+    notebook = nbformat.read(path, as_version=4)
+    if not any(cell.get("outputs") for cell in notebook.cells):
+        with suppress(KeyError):  # not in the cache: nothing was printed, or the notebook failed
+            _, notebook = get_cache(app.env.mystnb_config.execution_cache_path).merge_match_into_notebook(
+                notebook
+            )
+            nbformat.write(notebook, path)
+    return notebook
+
+
 def export_notebooks(app: Sphinx, exception: Exception | None) -> None:
     """Write the files once the site is built."""
     if exception is not None or app.builder.name != "html":
@@ -194,7 +229,7 @@ def export_notebooks(app: Sphinx, exception: Exception | None) -> None:
         executed = outdir.parent / "jupyter_execute" / f"{docname}.ipynb"
         target = outdir / "notebooks" / f"{docname}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(plain_notebook(app, docname, nbformat.read(executed, as_version=4)), target)
+        nbformat.write(plain_notebook(app, docname, complete_outputs(app, executed)), target)
 
 
 def add_buttons(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.ext.napoleon import GoogleDocstring
 from sphinx.util import logging
+from sphinx.util.nodes import make_refnode
 from sphinx.writers.html5 import HTML5Translator
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ def drop_widget_state(
 
 
 def visit_citation(self: HTML5Translator, node: nodes.citation) -> None:
-    """An entry of the bibliography is a list item: the role docutils gives it, doc-biblioentry, is deprecated."""
+    """An entry of the bibliography is a list item; docutils gives it a role that is deprecated."""
     if not isinstance(node.previous_sibling(), nodes.citation):
         self.body.append('<div role="list" class="citation-list">\n')
     self.body.append(self.starttag(node, "div", classes=["citation"], role="listitem"))
@@ -47,8 +49,38 @@ def depart_citation(self: HTML5Translator, node: nodes.citation) -> None:
     HTML5Translator.depart_citation(self, node)
 
 
+def keep_properties_plain(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Before napoleon: keep a property's text, where napoleon would take "words: more words" for a type."""
+    app.env.temp_data["property_text"] = list(lines) if what == "property" else None
+
+
+def restore_properties(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """After napoleon: put the text back, read as that of a method."""
+    text = app.env.temp_data.get("property_text")
+    if text:
+        lines[:] = GoogleDocstring(text, app.config, app, "method", name, obj, options).lines()
+
+
+def resolve_short_names(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
+    """A class or function named without its module is found if the package has only one of that name."""
+    target = node.get("reftarget", "")
+    if node.get("refdomain") != "py" or not target or "." in target:
+        return None
+    domain = env.get_domain("py")
+    found = [name for name in domain.objects if name.endswith(f".{target}")]
+    if len(found) != 1:
+        return None
+    entry = domain.objects[found[0]]
+    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, found[0])
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_node(nodes.citation, override=True, html=(visit_citation, depart_citation))
     app.connect("doctree-read", demand_alternative_text)
+    app.connect("autodoc-process-docstring", keep_properties_plain, priority=400)  # napoleon: 500
+    app.connect("autodoc-process-docstring", restore_properties, priority=600)
+    app.connect("missing-reference", resolve_short_names)
     app.connect("html-page-context", drop_widget_state, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

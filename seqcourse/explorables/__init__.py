@@ -16,7 +16,6 @@ _LAZY = {
     "LSTMStep": "lstm_step",
     "drive_language_model": "controls",
     "drive_lstm": "controls",
-    "training_progress": "controls",
 }
 
 __all__ = sorted(_LAZY)

@@ -1,0 +1,264 @@
+"""The built site in a browser: every page on a desktop and a phone, light and dark, served and from a file.
+
+A missing browser is an error. SEQCOURSE_CHROMIUM names one, else the system's is taken, else Playwright's.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from axe_playwright_python.base import AXE_SCRIPT
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from test_site import SITE, TOC
+
+from seqcourse.cells import LSTMCell
+from seqcourse.explorables import LSTMStep
+from seqcourse.tasks import find_browser
+
+pytestmark = pytest.mark.browser
+
+PAGES = [f"{name}.html" for name in TOC] + ["search.html", "genindex.html"]
+VIEWS = {
+    f"{device}-{scheme}": {"viewport": {"width": width, "height": height}, "color_scheme": scheme}
+    for device, (width, height) in {"desktop": (1280, 900), "phone": (390, 844)}.items()
+    for scheme in ("light", "dark")
+}
+# Accessibility rules that the theme breaks and we cannot mend, with the reason. There are none: keep it so.
+ALLOWED: dict[str, str] = {}
+QUIET = ("--disable-background-networking", "--disable-component-update", "--no-first-run")
+
+# Formulas are set, explorables have drawn themselves.
+READY = """() => (window.MathJax?.startup?.promise ?? Promise.resolve()).then(() =>
+  [...document.querySelectorAll("div.explorable")].every((box) => box.querySelector("input")))"""
+RAW_TEX = r"""() => [...document.querySelectorAll("main .math, main mjx-merror")]
+  .filter((box) => box.localName === "mjx-merror" || !box.querySelector("mjx-container mjx-math"))
+  .map((box) => box.textContent.slice(0, 80))"""
+# `preload` would make axe fetch stylesheets itself, from addresses that it resolves wrongly.
+AXE = "axe.run(document, {resultTypes: ['violations'], preload: false})"
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: Any) -> None:
+        """Keep the test's output clean."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    assert (SITE / "index.html").is_file(), f"no site in {SITE}: build it first (make book)"
+    handler = functools.partial(QuietHandler, directory=SITE)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/"
+        running.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = find_browser()
+    if path is None:
+        raise RuntimeError("no Chromium found: install one, or name it in SEQCOURSE_CHROMIUM")
+    root = hasattr(os, "geteuid") and os.geteuid() == 0  # Chromium's sandbox refuses root
+    options = [*QUIET, *(["--no-sandbox"] if root else [])]
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=options)
+        yield running
+        running.close()
+
+
+class Visitor:
+    """One browser page that goes from page to page and notes everything that goes wrong."""
+
+    def __init__(self, context: BrowserContext, base: str) -> None:
+        self.base = base
+        self.problems: list[str] = []
+        local = rf"(?:{re.escape(base)}|data:|blob:)"
+        context.route(re.compile(rf"^(?!{local})"), self._refuse)
+        self.page: Page = context.new_page()
+        self.page.on("console", self._on_console)
+        self.page.on("pageerror", lambda error: self.problems.append(f"uncaught: {error}"))
+        self.page.on("response", self._on_response)
+
+    def _refuse(self, route: Any) -> None:
+        self.problems.append(f"foreign request: {route.request.url}")
+        route.abort()
+
+    def _on_console(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.problems.append(f"console: {message.text}")
+
+    def _on_response(self, response: Any) -> None:
+        if response.status >= 400:
+            self.problems.append(f"status {response.status}: {response.url}")
+
+    def go(self, name: str) -> Page:
+        self.problems.clear()
+        self.page.goto(self.base + name, wait_until="load")
+        self.page.wait_for_function(READY, timeout=20_000)
+        return self.page
+
+
+@pytest.fixture(scope="module", params=list(VIEWS))
+def visitor(request, browser, server) -> Iterator[Visitor]:
+    context = browser.new_context(**VIEWS[request.param], reduced_motion="reduce")
+    yield Visitor(context, server)
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def offline_visitor(browser) -> Iterator[Visitor]:
+    context = browser.new_context(**VIEWS["desktop-light"], offline=True)
+    yield Visitor(context, SITE.as_uri() + "/")
+    context.close()
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds wrong, beyond the allowed."""
+    page.evaluate(AXE_SCRIPT)
+    found = page.evaluate(AXE)["violations"]
+    return [
+        f"{rule['id']} ({rule['impact']}): {node['target']} {node['html'][:120]}"
+        for rule in found
+        if rule["id"] not in ALLOWED
+        for node in rule["nodes"][:3]
+    ]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page(visitor, name):
+    page = visitor.go(name)
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"], "overflows"
+    assert page.evaluate(RAW_TEX) == []
+    assert violations(page) == []
+    assert visitor.problems == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_from_a_file(offline_visitor, name):
+    page = offline_visitor.go(name)
+    assert page.evaluate(RAW_TEX) == []
+    assert page.locator("main h1").count() >= 1
+    assert offline_visitor.problems == []
+
+
+def test_the_system_chooses_light_or_dark(visitor):
+    page = visitor.go("index.html")
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    red, green, blue = (int(part) for part in re.findall(r"\d+", background)[:3])
+    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    assert page.evaluate("document.documentElement.dataset.theme") == ("dark" if dark else "light")
+    assert (red + green + blue < 3 * 64) if dark else (red + green + blue > 3 * 200)
+
+
+def test_formulas_are_set(visitor):
+    page = visitor.go("start/notation.html")
+    assert page.locator("main mjx-container").count() > 20
+    fonts = page.evaluate("[...document.fonts].filter((f) => f.status === 'loaded').map((f) => f.family)")
+    assert any("MJX" in family for family in fonts)
+
+
+def test_search_finds_a_page(visitor):
+    page = visitor.go("search.html?q=forget")
+    page.wait_for_selector("ul.search li")
+    assert any(
+        "glossary" in (link.get_attribute("href") or "") for link in page.locator("ul.search li a").all()
+    )
+    assert visitor.problems == []
+
+
+def pages_with(explorable: str) -> list[str]:
+    """Pages of the contents that show an explorable."""
+    marked = re.compile(rf'<div class="explorable" id="explorable-{explorable}-\d+"')
+    found = [name for name in PAGES if marked.search((SITE / name).read_text(encoding="utf-8"))]
+    assert found, f"no page shows the explorable {explorable}"
+    return found
+
+
+def expected_step(values: LSTMStep) -> dict[str, float]:
+    """What the course's own cell gives for the explorable's values."""
+    cell = LSTMCell(1, 1, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter, numbers in (
+            (cell.weight_ih, [[w] for w in values.weight_ih]),
+            (cell.weight_hh, [[w] for w in values.weight_hh]),
+            (cell.bias_ih, values.bias),
+            (cell.bias_hh, [0.0] * 4),
+        ):
+            parameter.copy_(torch.tensor(numbers, dtype=torch.float64))
+    x, hidden, cell_state = (
+        torch.tensor([[number]], dtype=torch.float64)
+        for number in (values.x, values.hidden_state, values.cell_state)
+    )
+    gates = cell.gates(cell.project(x), (hidden, cell_state))._asdict()
+    _, (hidden, cell_state) = cell(x, (hidden, cell_state))
+    return {
+        name: number.item()
+        for name, number in (gates | dict(hidden_state=hidden, cell_state=cell_state)).items()
+    }
+
+
+def shown(box: Any, names: list[str]) -> dict[str, float]:
+    return {name: float(box.locator(f'[data-shows="{name}"]').inner_text()) for name in names}
+
+
+def check_explorable(page: Page) -> None:
+    """Move sliders by keyboard: the numbers shown are those of LSTMCell, before and after."""
+    box = page.locator("div.explorable").first
+    values = LSTMStep()
+    before = expected_step(values)
+    assert shown(box, list(before)) == pytest.approx(before, abs=5.1e-4)
+    press(box, "bias", 1, "ArrowRight", 3)  # the forget gate's bias, in steps of 0.5
+    press(box, "x", "", "ArrowLeft", 4)  # the input, in steps of 0.1
+    values.bias = [values.bias[0], values.bias[1] + 1.5, *values.bias[2:]]
+    values.x = round(values.x - 0.4, 10)
+    after = expected_step(values)
+    assert shown(box, list(after)) == pytest.approx(after, abs=5.1e-4)
+    assert after["forget_gate"] > before["forget_gate"] + 0.2
+    page.wait_for_function(
+        "([box, text]) => box.querySelector('[role=status]').textContent.includes(text)",
+        arg=[box.element_handle(), f"c {after['cell_state']:.3f}"],
+    )
+
+
+def press(box: Any, name: str, place: int | str, key: str, times: int) -> None:
+    slider = box.locator(f'input[data-name="{name}"][data-place="{place}"]')
+    slider.focus()
+    for _ in range(times):
+        slider.press(key)
+
+
+def test_explorable_moves(visitor):
+    page = visitor.go(pages_with("lstmstep")[0])
+    check_explorable(page)
+    box = page.locator("div.explorable").first
+    box.get_by_role("button", name="remember").click()
+    assert float(box.locator('[data-shows="forget_gate"]').inner_text()) > 0.99
+    box.locator("summary").first.click()
+    assert violations(page) == []
+    assert visitor.problems == []
+
+
+def test_explorable_moves_from_a_file(offline_visitor):
+    check_explorable(offline_visitor.go(pages_with("lstmstep")[0]))
+    assert offline_visitor.problems == []
+
+
+def test_explorable_stands_alone(browser, tmp_path):
+    """Its HTML needs nothing of the book's: pasted into an empty page, it runs."""
+    path = Path(tmp_path / "alone.html")
+    path.write_text(f"<!doctype html><html lang=en><title>alone</title><main>{LSTMStep().page_copy()}</main>")
+    context = browser.new_context(offline=True, viewport={"width": 390, "height": 844})
+    alone = Visitor(context, path.parent.as_uri() + "/")
+    page = alone.go(path.name)
+    check_explorable(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert alone.problems == []
+    context.close()
