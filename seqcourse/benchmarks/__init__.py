@@ -1,7 +1,7 @@
 """Benchmarks: each module here measures one family of claims and ends in records.
 
 A module is found by its ``BENCHMARK``. It has three profiles: ``smoke`` (seconds, to see that it runs),
-``laptop`` (two CPU cores) and ``full`` (a longer run, or a GPU). ``seqcourse bench list`` says what each costs.
+``laptop`` (two CPU cores) and ``full`` (longer, or a GPU). ``seqcourse bench list`` tells what each costs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqcourse.records import Record, current_commit, default_folder, write
+from seqcourse.records import Record, current_commit, default_folder, read, write
 
 PROFILES = ("smoke", "laptop", "full")
 
@@ -65,7 +65,7 @@ def run_benchmark(
     resume: bool = True,
     out: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Runs a benchmark and writes its records to ``out/NAME-PROFILE.json``; returns that path.
+    """Runs a benchmark and writes its records; returns the path, see :func:`records_path`.
 
     Raises:
         ValueError: no such profile, or fewer than one seed.
@@ -76,11 +76,30 @@ def run_benchmark(
         raise ValueError(f"at least one seed is needed, got {seeds}")
     folder = Path(out) if out is not None else default_folder()
     records = benchmark.run(profile=profile, seeds=seeds, device=device, resume=resume, out=folder)
-    path = write(folder / f"{benchmark.name}-{profile}.json", records)
+    path = write(records_path(folder, benchmark.name, profile), records)
     unfinished_path(folder, benchmark.name, profile).unlink(
         missing_ok=True
     )  # all of it is in the records now
     return path
+
+
+def records_path(out: str | os.PathLike[str], name: str, profile: str) -> Path:
+    """``out/NAME-PROFILE.json``; a smoke run is no evidence and goes to ``out/runs``."""
+    folder = Path(out) / "runs" if profile == "smoke" else Path(out)
+    return folder / f"{name}-{profile}.json"
+
+
+def load_records(folder: str | os.PathLike[str] | None = None) -> list[Record]:
+    """The evidence in a folder of records: of each benchmark the fullest profile that was run.
+
+    Use this, not ``records.read(folder)``, for verdicts: it never mixes two profiles of one benchmark.
+    """
+    folder = Path(folder) if folder is not None else default_folder()
+    best: dict[str, Path] = {}
+    for profile in PROFILES:  # a later profile replaces an earlier one
+        for path in sorted(folder.glob(f"*-{profile}.json")):
+            best[path.name.removesuffix(f"-{profile}.json")] = path
+    return [record for path in best.values() for record in read(path)]
 
 
 def unfinished_path(out: str | os.PathLike[str], name: str, profile: str) -> Path:
@@ -101,6 +120,7 @@ class FinishedWork:
 
     def __init__(self, path: str | os.PathLike[str], protocol: dict[str, Any], resume: bool = True) -> None:
         self.path = Path(path)
+        self._commit = current_commit()  # of the code that was loaded, whatever happens to the files later
         self.protocol = json.loads(json.dumps(protocol))  # as it will come back from the file
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not resume:
@@ -131,7 +151,7 @@ class FinishedWork:
 
     def add(self, key: str, result: dict[str, Any]) -> None:
         """Stores a finished piece at once, on the disk."""
-        line = {"key": key, "result": result, "protocol": self.protocol, "commit": current_commit()}
+        line = {"key": key, "result": result, "protocol": self.protocol, "commit": self._commit}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()

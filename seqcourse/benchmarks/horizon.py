@@ -1,0 +1,172 @@
+"""Memory horizon: how far back RNN, LSTM and GRU learn to remember, by initialisation (claims N05, N06, N08).
+
+Every model gets the same training budget on each task and delay; the horizon is the longest delay it solves.
+Initialisations: identity for the ReLU RNN (Le, Jaitly & Hinton 2015), forget bias 1 (Jozefowicz, Zaremba &
+Sutskever 2015), chrono (Tallec & Ollivier 2018), which is told the delay, as in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from tqdm.auto import tqdm
+
+from seqcourse.benchmarks import Benchmark, FinishedWork, unfinished_path
+from seqcourse.initialisation import chrono_init_, identity_init_
+from seqcourse.probes import TASKS, Budget, MemoryTask, SequenceModel, horizon_piece, horizon_records
+from seqcourse.records import Record
+from seqcourse.recurrent import GRU, LSTM, RNN, Recurrent
+from seqcourse.runtime import setup_cpu
+
+CLAIMS = "N05 N06 N08"
+DELAYS = (5, 10, 20, 50, 100, 200)
+MODELS = (
+    "RNN (tanh)",
+    "RNN (ReLU, identity)",
+    "LSTM (forget bias 0)",
+    "LSTM (forget bias 1)",
+    "LSTM (chrono)",
+    "GRU",
+    "GRU (chrono)",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a profile runs: tasks x models x delays x seeds, each within the budget."""
+
+    tasks: tuple[str, ...]
+    delays: tuple[int, ...]
+    seeds: int
+    budget: Budget
+    hidden_size: int
+    workers: int
+
+
+PLANS = {
+    "smoke": Plan(("delayed recall",), (5, 10), 1, Budget(steps=60, check_every=20, test_size=128), 32, 1),
+    "laptop": Plan(("delayed recall",), DELAYS, 5, Budget(), 64, 2),
+    "full": Plan(tuple(TASKS), (*DELAYS, 500), 5, Budget(steps=5000), 128, 2),
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One training run."""
+
+    task: str
+    model: str
+    delay: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Its name in the file of finished work."""
+        return f"{self.task}/{self.model}/{self.delay}/{self.seed}"
+
+
+def make_recurrent(model: str, input_size: int, hidden_size: int, delay: int) -> Recurrent:
+    """A layer by its name in :data:`MODELS`.
+
+    Raises:
+        ValueError: no such name.
+    """
+    kind, _, start = model.partition(" ")
+    sizes = (input_size, hidden_size)
+    if model not in MODELS:
+        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {model!r}")
+    if start == "(ReLU, identity)":
+        layer: Recurrent = RNN(*sizes, nonlinearity="relu")
+        identity_init_(layer.cells[0])
+    elif start.startswith("(forget bias"):
+        layer = LSTM(*sizes, forget_bias=float(start.strip("()").split()[-1]))
+    else:
+        layer = {"RNN": RNN, "LSTM": LSTM, "GRU": GRU}[kind](*sizes)
+    if start == "(chrono)":
+        chrono_init_(layer.cells[0], max_time=max(delay, 3))  # log U(1, max_time - 1) needs room
+    return layer
+
+
+def measure(piece: Piece, budget: Budget, hidden_size: int, device: str) -> tuple[Piece, dict[str, Any]]:
+    """Trains one piece; the result is plain values, so that it can cross processes and be stored."""
+
+    def build(task: MemoryTask, delay: int) -> nn.Module:
+        recurrent = make_recurrent(piece.model, task.input_size, hidden_size, delay)
+        return SequenceModel(recurrent, task.output_size).to(device)
+
+    return piece, horizon_piece(build, TASKS[piece.task], piece.delay, piece.seed, budget)
+
+
+def _measure_all(pieces: list[Piece], plan: Plan, device: str) -> Iterator[tuple[Piece, dict[str, Any]]]:
+    """Results as they end. Worker processes take one thread each; a GPU, or one worker, takes none."""
+    common = (plan.budget, plan.hidden_size, device)
+    if plan.workers == 1 or device != "cpu":
+        yield from (measure(piece, *common) for piece in pieces)
+        return
+    with ProcessPoolExecutor(plan.workers, get_context("spawn"), setup_cpu, (1,)) as pool:
+        futures = [pool.submit(measure, piece, *common) for piece in pieces]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # interrupted: start nothing more
+
+
+def run(profile: str, seeds: int | None, device: str, resume: bool, out: Path) -> list[Record]:
+    """Runs a profile; each finished piece is stored at once, and a resumed run does only the others."""
+    plan = PLANS[profile]
+    return run_plan(plan, seeds or plan.seeds, device, resume, unfinished_path(out, "horizon", profile))
+
+
+def run_plan(plan: Plan, seeds: int, device: str, resume: bool, path: Path) -> list[Record]:
+    """As :func:`run`, for any plan and any file of finished work."""
+    protocol = {"budget": asdict(plan.budget), "hidden_size": plan.hidden_size, "device": device}
+    finished = FinishedWork(path, protocol, resume)
+    pieces = [Piece(*choice) for choice in product(plan.tasks, MODELS, plan.delays, range(seeds))]
+    missing = [piece for piece in pieces if piece.key not in finished]
+    bar = tqdm(
+        total=len(pieces), initial=len(pieces) - len(missing), desc="horizon", unit="run", disable=None
+    )
+    with bar:
+        for piece, result in _measure_all(missing, plan, device):
+            finished.add(piece.key, result)
+            bar.update()
+    return [
+        record
+        for task in plan.tasks
+        for model in MODELS
+        for record in _records(task, model, pieces, finished, plan)
+    ]
+
+
+def _records(task: str, model: str, pieces: list[Piece], finished: FinishedWork, plan: Plan) -> list[Record]:
+    chosen = [piece for piece in pieces if (piece.task, piece.model) == (task, model)]
+    results = {(piece.delay, piece.seed): finished[piece.key] for piece in chosen}
+    return horizon_records(
+        results,
+        TASKS[task],
+        plan.budget,
+        name=model,
+        claim=CLAIMS,
+        protocol={"hidden_size": plan.hidden_size},
+        commit=finished.commit,
+    )
+
+
+BENCHMARK = Benchmark(
+    name="horizon",
+    about="How many steps RNN, LSTM and GRU learn to remember, by initialisation (N05, N06, N08).",
+    cost={
+        "smoke": "under 30 seconds on one core; shows that it runs, says nothing about memory",
+        "laptop": "under 40 minutes on two cores; delayed recall, 5 seeds, delays 5 to 200",
+        "full": "most of a day on two cores, hours on a GPU; three tasks, delays to 500, 5000 steps",
+    },
+    run=run,
+)
