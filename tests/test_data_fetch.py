@@ -94,12 +94,15 @@ def test_broken_download_resumes_where_it_stopped(server, store):
 
 
 @pytest.mark.parametrize(
-    "second", [behave.ignores_range, behave.wrong_range], ids=["ignored", "another range"]
+    ("second", "requests"),
+    [(behave.ignores_range, 2), (behave.wrong_range, 3)],
+    ids=["ignored", "another range"],
 )
-def test_broken_download_restarts_where_the_server_cannot_resume(server, store, second):
+def test_broken_download_restarts_where_the_server_cannot_resume(server, store, second, requests):
     dataset = toy(server.serve(PATH, CONTENT, behave.truncated, second, behave.good))
     assert store.obtain(dataset)[PATH].read_bytes() == CONTENT
     assert_resumed(server)
+    assert len(server.requests) == requests
 
 
 def test_half_a_file_never_gets_the_final_name_and_the_next_run_goes_on(server, store):

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import seqcourse.data
-from seqcourse.data import parallel, prepare, tagged, text
+from seqcourse.data import parallel, prepare, series, tagged, text
 from seqcourse.data.fetch import Store, is_intact
 from seqcourse.data.registry import dataset, datasets
 from seqcourse.data.source import DataUnavailable, GeneratedDataWarning
@@ -318,6 +318,15 @@ def test_streams_have_labelled_windows(load):
             assert (len(stream.timestamps), stream.timestamps[0], stream.timestamps[-1]) == tuple(
                 of_file.values()
             )
+
+
+def test_labels_with_microseconds_compare_with_stamps_without(tmp_path):
+    rows = "".join(f"2014-04-01 00:0{minute}:00,{minute}.5\n" for minute in range(5))
+    (tmp_path / "stream.csv").write_text(f"timestamp,value\n{rows}")
+    window = ["2014-04-01 00:01:00.000000", "2014-04-01 00:03:00.000000"]
+    stream = series._read_stream(tmp_path / "stream.csv", [window])
+    assert stream.anomalous.tolist() == [False, True, True, True, False]
+    assert stream.values.tolist() == [0.5, 1.5, 2.5, 3.5, 4.5]
 
 
 def test_windows_include_both_ends(load):

@@ -27,7 +27,8 @@ REVIEWS = {
 NOT_REVIEWS = {
     "aclImdb/train/unsup/0_0.txt": "No label.",
     "aclImdb/README": "About.",
-    "../train/pos/1_9.txt": "A path that leads out.",
+    "../aclImdb/train/pos/1_9.txt": "A path that leads out.",
+    "aclImdb/train/pos/1_9.txt.bak": "A left-over.",
     "aclImdb/train/pos/../../../../etc/1_9.txt": "Another one.",
 }
 TRAIN = (

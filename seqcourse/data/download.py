@@ -139,8 +139,6 @@ class ResumingDownloader:
         have = self._have()
         if self.expected_bytes is None or have == self.expected_bytes:
             return
-        if have > self.expected_bytes:
-            self.part.unlink()
         raise _Transient(f"{have:,} of {self.expected_bytes:,} bytes came")
 
 
