@@ -170,6 +170,30 @@ def test_horizon_records_speak_to_the_claims(tmp_path):
     assert len(found) == len(horizon.MODELS) * 3  # a horizon and two delays each
 
 
+@pytest.mark.parametrize(
+    ("task", "scores", "solved", "tried", "kept"),
+    [
+        ("delayed recall", (0.3, 0.99), (False, True), 2, 0.99),
+        ("delayed recall", (0.97, 0.99), (True, True), 1, 0.97),
+        ("delayed recall", (0.3, 0.2), (False, False), 2, 0.3),
+        ("adding", (0.3, 0.2), (False, False), 2, 0.2),  # an error: less is better
+    ],
+)
+def test_the_next_learning_rate_is_tried_until_one_solves(monkeypatch, task, scores, solved, tried, kept):
+    rates = []
+
+    def piece_result(build, task, delay, seed, budget):
+        number = len(rates)
+        rates.append(budget.learning_rate)
+        return {"score": scores[number], "solved": solved[number], "steps": 4, "seconds": 1.5}
+
+    monkeypatch.setattr(horizon, "horizon_piece", piece_result)
+    _, result = horizon.measure(horizon.Piece(task, "GRU", 3, 0), TINY, "cpu")
+    assert rates == list(TINY.learning_rates[:tried])
+    assert result["score"] == kept and result["seconds"] == 1.5 * tried
+    assert result["learning_rate"] == rates[scores.index(kept)]
+
+
 @pytest.mark.parametrize("model", horizon.MODELS)
 def test_models_start_as_their_name_says(model):
     torch.manual_seed(0)
