@@ -330,7 +330,8 @@ def _draw_heatmap(fig: Figure, axes: Any, values: Any, limits: Any, signed: bool
 
 def _name_ticks(axes: Any, xticks: Sequence[str] | None, yticks: Sequence[str] | None) -> None:
     if xticks is not None:
-        axes.set_xticks(range(len(xticks)), xticks, rotation=90 if len(xticks) > 12 else 0)
+        crowded = len(xticks) > 12 and max(map(len, xticks)) > 1  # single characters stay upright
+        axes.set_xticks(range(len(xticks)), xticks, rotation=90 if crowded else 0)
     if yticks is not None:
         axes.set_yticks(range(len(yticks)), yticks)
 

@@ -206,6 +206,13 @@ def test_dots_mark_generated_data():
     assert "generated data" in made and "generated data" not in real
 
 
+def test_single_characters_under_an_axis_stay_upright_and_longer_names_turn():
+    values, letters = curve(60).reshape(3, 20), "abcdefghijklmnopqrst"
+    upright = plots.heatmap(values, alt=ALT, xticks=list(letters)).svg
+    turned = plots.heatmap(values, alt=ALT, xticks=[letter * 2 for letter in letters]).svg
+    assert len(re.findall(r"rotate\(-90", turned)) - len(re.findall(r"rotate\(-90", upright)) == len(letters)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
