@@ -4,9 +4,9 @@ Automatic differentiation records every operation of every time step and plays t
 same chain rule is applied on paper, once per recurrence. Three pieces of work remain:
 
 1. the *local derivatives* of each step (how the new state reacts to each preactivation), for all steps at
-once; 2. the *loop backwards in time*, which carries the gradient of the state from step t to step t - 1: one
-matrix product a
-   step, and all that has to be done in order;
+   once;
+2. the *loop backwards in time*, which carries the gradient of the state from step t to step t - 1: one matrix
+   product a step, and all that has to be done in order;
 3. the gradient of the recurrent weight, a sum over all steps, as one large matrix product.
 
 Werbos (1990), Backpropagation through time: what it does and how to do it.
@@ -20,16 +20,35 @@ Index 0 of a buffer of states holds the initial state, so step t reads index t -
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from seqcourse.cells import Cell, GRUCell, LSTMCell, State
 from seqcourse.padding import last_valid, zero_padding
+
+
+def _first_order(backward: Callable) -> Callable:
+    """Refuse to be differentiated again: what runs inside ``backward`` is not recorded.
+
+    ``once_differentiable`` does this only where the incoming gradient itself needs a gradient, and is silent
+    otherwise.
+    """
+
+    @wraps(backward)
+    def checked(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # in a backward pass that means create_graph=True
+            raise RuntimeError(
+                "the written-out backward pass has no second derivatives; use impl='loop' for those"
+            )
+        return backward(ctx, *gradients)
+
+    return checked
 
 
 class RNNRecurrence(Function):
@@ -49,10 +68,10 @@ class RNNRecurrence(Function):
             squash(h[t], out=h[t])
         ctx.save_for_backward(weight, h)
         ctx.nonlinearity = nonlinearity
-        return h[1:]
+        return h[1:].clone()  # the caller may change the output; h itself is still needed
 
     @staticmethod
-    @once_differentiable
+    @_first_order
     def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
         """Carry the gradient of the state back through every step.
 
@@ -97,10 +116,10 @@ class LSTMRecurrence(Function):
             torch.mul(o, _tanh(c[t], out=tanh_c[t - 1]), out=h[t])
         ctx.save_for_backward(weight, gates, h, c, tanh_c)
         ctx.set_materialize_grads(False)  # an unused output has the gradient None, not a block of zeros
-        return h[1:], c[1:]
+        return h[1:].clone(), c[1:]  # the caller may change the output; h itself is still needed
 
     @staticmethod
-    @once_differentiable
+    @_first_order
     def backward(ctx: Any, d_output: Tensor | None, d_cells: Tensor | None) -> tuple[Tensor, ...]:
         """Carry the gradients of hidden and cell state back through every step.
 
@@ -172,10 +191,10 @@ class GRURecurrence(Function):
             torch.lerp(n, h[t - 1], z, out=h[t])  # n + z (h[t-1] - n)
         ctx.save_for_backward(weight, gates, h, u_n)
         ctx.has_bias = bias is not None
-        return h[1:]
+        return h[1:].clone()  # the caller may change the output; h itself is still needed
 
     @staticmethod
-    @once_differentiable
+    @_first_order
     def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
         """Carry the gradient of the state back through every step.
 
