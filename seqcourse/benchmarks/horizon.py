@@ -76,7 +76,7 @@ class Piece:
 
 
 def make_recurrent(model: str, input_size: int, hidden_size: int, delay: int) -> Recurrent:
-    """A layer by its name in :data:`MODELS`.
+    """A layer by its name in ``MODELS``.
 
     Raises:
         ValueError: no such name.
