@@ -414,7 +414,7 @@ def _as_state(tensors: list[Tensor]) -> State:
 
 def as_tuple(state: State) -> tuple[Tensor, ...]:
     """Return a state as a tuple, also where it is a single tensor."""
-    return state if isinstance(state, tuple) else (state,)
+    return tuple(state) if isinstance(state, tuple | list) else (state,)
 
 
 def check_input(cell: Cell, x: Tensor, layout: str) -> None:
@@ -451,12 +451,13 @@ def check_state(cell: Cell, state: State, expected: State) -> None:
         ValueError: if a shape differs.
     """
     names = ", ".join(cell.state_names)
-    if isinstance(state, tuple | list) != isinstance(expected, tuple) or len(as_tuple(state)) != len(
+    parts = as_tuple(state)
+    same_kind = isinstance(state, tuple) == isinstance(expected, tuple) and len(parts) == len(
         as_tuple(expected)
-    ):
-        raise TypeError(
-            f"expected the state of {type(cell).__name__} to be ({names}), got {type(state).__name__}"
-        )
-    for name, given, wanted in zip(cell.state_names, as_tuple(state), as_tuple(expected), strict=True):
+    )
+    if not same_kind or not all(isinstance(part, Tensor) for part in parts):
+        got = f"{type(state).__name__} of {', '.join(type(part).__name__ for part in parts)}"
+        raise TypeError(f"expected the state of {type(cell).__name__} to be ({names}), got {got}")
+    for name, given, wanted in zip(cell.state_names, parts, as_tuple(expected), strict=True):
         if given.shape != wanted.shape:
             raise ValueError(f"expected {name} of shape {tuple(wanted.shape)}, got {tuple(given.shape)}")

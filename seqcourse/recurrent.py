@@ -128,7 +128,7 @@ class Recurrent(nn.Module):
         """
         states = self._check(x, state, lengths)
         x, lengths = hide_padding(x, lengths)
-        impl = self._choose(x.device)
+        impl = self.choose_impl(x.device)
         if impl == "fused" and lengths is None:
             return run_stack(self, x, _stack_states(states))
         run = {"loop": run_loop, "bptt": run_bptt, "fused": run_fused}[impl]
@@ -215,7 +215,7 @@ class Recurrent(nn.Module):
                 "RNNCell, LSTMCell or GRUCell(reset_after=True), all cells alike"
             )
 
-    def _choose(self, device: torch.device) -> str:
+    def choose_impl(self, device: torch.device) -> str:
         """Pick the fastest that applies; on a CPU torch has a fused kernel for the LSTM alone."""
         if self.impl != "auto":
             return self.impl
@@ -264,7 +264,7 @@ class _TorchLike(Recurrent):
             raise TypeError(f"expected {self.torch_class.__name__}, got {type(module).__name__}")
         self._match(module)
         with torch.no_grad():
-            for name, parameter in self._torch_named_parameters().items():
+            for name, parameter in self.torch_parameters().items():
                 parameter.copy_(getattr(module, name))
         return self
 
@@ -288,14 +288,14 @@ class _TorchLike(Recurrent):
             **self._torch_options(),
         )
         with torch.no_grad():
-            for name, parameter in self._torch_named_parameters().items():
+            for name, parameter in self.torch_parameters().items():
                 getattr(module, name).copy_(parameter)
         return module.train(self.training)
 
     def _torch_options(self) -> dict:
         return {}
 
-    def _torch_named_parameters(self) -> dict[str, nn.Parameter]:
+    def torch_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters under torch's names, in torch's order."""
         named = {}
         for index, cell in enumerate(self.cells):
@@ -305,7 +305,7 @@ class _TorchLike(Recurrent):
         return named
 
     def _match(self, module: nn.RNNBase) -> None:
-        ours = {name: tuple(parameter.shape) for name, parameter in self._torch_named_parameters().items()}
+        ours = {name: tuple(parameter.shape) for name, parameter in self.torch_parameters().items()}
         theirs = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
         if ours != theirs:
             different = sorted(
@@ -432,6 +432,6 @@ def _stack_states(states: list[State]) -> State:
 
 def _unstack_states(state: State) -> list[State]:
     """Undo :func:`_stack_states`."""
-    if isinstance(state, tuple | list):
+    if isinstance(state, tuple):
         return list(zip(*(part.unbind(0) for part in state), strict=True))
     return list(state.unbind(0))
