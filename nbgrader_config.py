@@ -6,7 +6,7 @@ c.CourseDirectory.course_id = "seqcourse"
 c.CourseDirectory.source_directory = "solutions"
 c.CourseDirectory.release_directory = "exercises"
 
-# "### BEGIN SOLUTION" would be a heading in a Markdown cell; without the hashes it works in code (after "###") and in Markdown
-# (inside an HTML comment).
+# "### BEGIN SOLUTION" would be a heading in a Markdown cell; without the hashes it works in code
+# (after "###") and in Markdown (inside an HTML comment).
 c.ClearSolutions.begin_solution_delimeter = "BEGIN SOLUTION"
 c.ClearSolutions.end_solution_delimeter = "END SOLUTION"

@@ -1,4 +1,4 @@
-"""Readable, GPU-ready sequence models: from a vanilla RNN through LSTM, GRU and attention to the Transformer."""
+"""Readable, GPU-ready sequence models: from a vanilla RNN through LSTM and GRU to the Transformer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The project's own tasks, the same on every system: build the book, serve it, check everything.
 
-Each works in a checkout of the repository (`make book` and `make test` call them). A check that cannot run because
-something is missing is named at the end, and fails the run when `SEQCOURSE_STRICT` is set: nothing is skipped unseen.
+Each works in a checkout of the repository (`make book` and `make test` call them). A check that cannot run
+because something is missing is named at the end, and fails the run when `SEQCOURSE_STRICT` is set: nothing is
+skipped unseen.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 import click
 
 BROWSER_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-# One thread per process: the models here are small, outputs repeat exactly, and two test processes fill two cores.
+# One thread per process: the models are small, outputs repeat exactly, and two test processes fill two cores.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -35,8 +36,8 @@ def checkout() -> Path:
         if (folder / "_config.yml").is_file() and (folder / "seqcourse").is_dir():
             return folder
     raise click.ClickException(
-        f"expected to be inside a checkout of seqcourse (a folder with _config.yml and seqcourse/), but this is {Path.cwd()}. "
-        "Clone the repository and run the command there."
+        "expected to be inside a checkout of seqcourse (a folder with _config.yml and seqcourse/), but this is "
+        f"{Path.cwd()}. Clone the repository and run the command there."
     )
 
 
@@ -45,8 +46,12 @@ def run(*command: str | Path, **environment: str) -> int:
     scripts = Path(sys.executable).parent
     path = os.pathsep.join([str(scripts), os.environ.get("PATH", "")])
     arguments = [str(part) for part in command]
-    click.secho("$ " + " ".join(Path(arguments[0]).name if i == 0 else a for i, a in enumerate(arguments)), bold=True)
-    return subprocess.run(arguments, cwd=checkout(), env={**os.environ, "PATH": path, **environment}).returncode
+    click.secho(
+        "$ " + " ".join(Path(arguments[0]).name if i == 0 else a for i, a in enumerate(arguments)), bold=True
+    )
+    return subprocess.run(
+        arguments, cwd=checkout(), env={**os.environ, "PATH": path, **environment}
+    ).returncode
 
 
 def python(*arguments: str | Path, **environment: str) -> int:
@@ -54,7 +59,7 @@ def python(*arguments: str | Path, **environment: str) -> int:
     return run(sys.executable, *arguments, **environment)
 
 
-# --- the book -------------------------------------------------------------------------------------------------------
+# --- the book ----------------------------------------------------------------------------------------
 
 
 def site() -> Path:
@@ -68,11 +73,15 @@ def executed_notebooks() -> list[Path]:
 
 
 def outputs_key() -> str:
-    """A hash of all that notebook outputs depend on besides their own cells: the package, the versions, the records, the data."""
+    """A hash of what outputs depend on besides their own cells: package, versions, records, data."""
     root = checkout()
-    digest = hashlib.sha256(os.environ.get("SEQCOURSE_MIRROR", "").encode())
+    digest = hashlib.sha256()
     for path in sorted(
-        [*(root / "seqcourse").rglob("*.py"), *(root / "book" / "records").rglob("*.json"), root / "constraints.txt"]
+        [
+            *(root / "seqcourse").rglob("*.py"),
+            *(root / "book" / "records").rglob("*.json"),
+            root / "constraints.txt",
+        ]
     ):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     for name, state in data_states():
@@ -81,10 +90,17 @@ def outputs_key() -> str:
 
 
 def data_states() -> list[tuple[str, str]]:
-    """Which files the book's data sets have here, so that outputs made from generated data do not outlive a download."""
-    from seqcourse.data.fetch import states
+    """Which of the book's data are here, so that outputs from generated data do not outlive a download."""
+    from seqcourse.data.fetch import Store
+    from seqcourse.data.registry import datasets
 
-    return states()
+    store = Store.from_environment()
+    return [
+        (file.path, store.state(file))
+        for entry in datasets().values()
+        if entry.book
+        for file in entry.content
+    ]
 
 
 def drop_stale_outputs() -> None:
@@ -93,7 +109,8 @@ def drop_stale_outputs() -> None:
     stamp, key = build / "outputs-key", outputs_key()
     if not stamp.is_file() or stamp.read_text() != key:
         shutil.rmtree(build / ".jupyter_cache", ignore_errors=True)
-    # Sphinx reports a warning only when it reads the page, so pages are always read anew; execution is what takes time, and that is cached.
+    # Sphinx reports a warning only when it reads the page, so all pages are read anew. What takes time is
+    # execution, and that is cached.
     for folder in (".doctrees", "html", "jupyter_execute"):
         shutil.rmtree(build / folder, ignore_errors=True)
     build.mkdir(exist_ok=True)
@@ -108,7 +125,18 @@ def build_book() -> int:
     drop_stale_outputs()
     # The data are here by now or cannot be had: no notebook should try the network again.
     offline = {"SEQCOURSE_OFFLINE": "1", **ONE_THREAD}
-    return python("-m", "jupyter_book.cli.main", "build", "book", "--path-output", ".", "-W", "-n", "--keep-going", **offline)
+    return python(
+        "-m",
+        "jupyter_book.cli.main",
+        "build",
+        "book",
+        "--path-output",
+        ".",
+        "-W",
+        "-n",
+        "--keep-going",
+        **offline,
+    )
 
 
 @click.command()
@@ -118,7 +146,9 @@ def book() -> None:
     if build_book():
         raise click.ClickException("the book has errors: see the messages above.")
     index = site() / "index.html"
-    click.secho(f"\nThe book is ready ({time.monotonic() - started:.0f} s). Open {index.as_uri()}", fg="green")
+    click.secho(
+        f"\nThe book is ready ({time.monotonic() - started:.0f} s). Open {index.as_uri()}", fg="green"
+    )
     click.echo("or run `make serve` (`seqcourse serve`) and open http://localhost:8000")
 
 
@@ -141,7 +171,7 @@ def clean() -> None:
         shutil.rmtree(checkout() / name, ignore_errors=True)
 
 
-# --- the checks -----------------------------------------------------------------------------------------------------
+# --- the checks --------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -170,7 +200,9 @@ class Checks:
         if self.failed:
             raise click.ClickException(f"failed: {', '.join(self.failed)}")
         if self.missing and os.environ.get("SEQCOURSE_STRICT"):
-            raise click.ClickException("not everything could be checked, and SEQCOURSE_STRICT asks for everything.")
+            raise click.ClickException(
+                "not everything could be checked, and SEQCOURSE_STRICT asks for everything."
+            )
 
 
 def find_browser() -> str | None:
@@ -189,10 +221,12 @@ def playwright_browser() -> Iterator[str]:
 
 
 def bring_browser() -> str | None:
-    """A Chromium, installed if need be: the distribution's package when root on Debian, else Playwright's download."""
+    """A Chromium, installed if need be: Debian's package when root, else Playwright's own download."""
     if find_browser() is None and hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get"):
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-        _ = run("apt-get", "update", "-qq", **quiet) or run("apt-get", "install", "-y", "-qq", "chromium", **quiet)
+        _ = run("apt-get", "update", "-qq", **quiet) or run(
+            "apt-get", "install", "-y", "-qq", "chromium", **quiet
+        )
     if find_browser() is None:
         python("-m", "playwright", "install", "chromium")
     return find_browser()
@@ -212,8 +246,9 @@ def rerun_notebooks() -> int:
         click.echo("no executed notebooks in _build/jupyter_execute: the book has not been built")
         return 1
     return python(
-        "-m", "pytest", "-q", "--nbval", "--nbval-sanitize-with", "tests/nbval_sanitise.cfg", "--nbval-cell-timeout=300",
-        "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", *found, SEQCOURSE_OFFLINE="1", **ONE_THREAD,
+        "-m", "pytest", "-q", "--nbval", "--nbval-sanitize-with", "tests/nbval_sanitise.cfg",
+        "--nbval-cell-timeout=300", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", *found,
+        SEQCOURSE_OFFLINE="1", **ONE_THREAD,
     )  # fmt: skip
 
 
@@ -228,11 +263,24 @@ def check_notebook_style() -> int:
     converted = root / "_build" / "lint"
     shutil.rmtree(converted, ignore_errors=True)
     converted.mkdir(parents=True)
-    sources = [p for p in sorted((root / "book").rglob("*.md")) if "kernelspec:" in p.read_text(encoding="utf-8")[:600]]
+    sources = [
+        p
+        for p in sorted((root / "book").rglob("*.md"))
+        if "kernelspec:" in p.read_text(encoding="utf-8")[:600]
+    ]
     if not sources:
         return 0
     code = python("-m", "jupytext", "--quiet", "--to", "ipynb", "--output-dir", converted, *sources)
-    return code or run("ruff", "check", "--no-respect-gitignore", "--config", "pyproject.toml", "--config", "extend-exclude=[]", converted)
+    return code or run(
+        "ruff",
+        "check",
+        "--no-respect-gitignore",
+        "--config",
+        "pyproject.toml",
+        "--config",
+        "extend-exclude=[]",
+        converted,
+    )
 
 
 def check_site(browser: str | None) -> int:
@@ -256,7 +304,7 @@ def notebooks() -> None:
 
 @click.command()
 def test() -> None:
-    """Everything CI checks: style, unit tests with coverage, the book, its notebooks again, the site in a browser."""
+    """Everything CI checks: style, unit tests, the book, its notebooks again, the site in a browser."""
     checks = Checks()
     browser = bring_browser()
     if browser is None:

@@ -30,7 +30,16 @@ def pins() -> dict[str, str]:
 
 
 def test_top_level_is_the_fixed_layout():
-    expected = {"book", "exercises", "solutions", "seqcourse", "tests", "_config.yml", "environment.yml", "README.md"}
+    expected = {
+        "book",
+        "exercises",
+        "solutions",
+        "seqcourse",
+        "tests",
+        "_config.yml",
+        "environment.yml",
+        "README.md",
+    }
     assert expected <= {path.name for path in ROOT.iterdir()}
 
 
@@ -40,7 +49,9 @@ def test_environment_yml_installs_this_project_with_the_same_extras_and_pins(pyp
     assert "--constraint constraints.txt" in pip
     extras = re.search(r"--editable \.\[(.*)\]", " ".join(pip)).group(1).split(",")
     assert set(extras) == {"book", "grade", "test"} <= set(pyproject["project"]["optional-dependencies"])
-    assert f'--editable ".[{",".join(extras)}]"' in read("Makefile"), "make and conda must install the same extras"
+    assert f'--editable ".[{",".join(extras)}]"' in read("Makefile"), (
+        "make and conda must install the same extras"
+    )
     python = next(d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python"))
     assert python.removeprefix("python") == pyproject["project"]["requires-python"]
 
@@ -60,8 +71,12 @@ def test_every_direct_dependency_is_pinned(pyproject, pins):
 def test_installed_versions_are_the_pinned_ones(pins):
     from importlib.metadata import distributions
 
-    installed = {d.metadata["Name"].lower().replace("_", "-"): d.version.split("+")[0] for d in distributions()}
-    differing = {n: (v, installed[n]) for n, v in pins.items() if n in installed and installed[n] != v.split("+")[0]}
+    installed = {
+        d.metadata["Name"].lower().replace("_", "-"): d.version.split("+")[0] for d in distributions()
+    }
+    differing = {
+        n: (v, installed[n]) for n, v in pins.items() if n in installed and installed[n] != v.split("+")[0]
+    }
     assert not differing, f"(pinned, installed): {differing}"
 
 
@@ -84,7 +99,9 @@ def test_plain_make_lists_every_target():
 
 
 def test_every_make_task_is_reachable_without_make():
-    shown = subprocess.run([sys.executable, "-m", "seqcourse", "--help"], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-m", "seqcourse", "--help"], capture_output=True, text=True, check=True
+    ).stdout
     for task in ("book", "serve", "test", "lint", "notebooks", "clean", "data", "bench"):
         assert re.search(rf"^  {task}\b", shown, flags=re.M)
 
@@ -92,24 +109,55 @@ def test_every_make_task_is_reachable_without_make():
 def test_importing_seqcourse_is_light():
     heavy = ["torch", "numpy", "matplotlib", "pandas", "tokenizers", "pooch", "IPython"]
     code = f"import sys, seqcourse; print([m for m in {heavy} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 @pytest.mark.parametrize("module", ["cells", "recurrent", "training", "models", "data", "probes", "records"])
 def test_modules_import_nothing_heavier_than_torch(module):
-    heavy = ["matplotlib", "pandas", "tokenizers", "pooch", "IPython", "tensorboard", "lightning_fabric", "ipywidgets"]
+    heavy = [
+        "matplotlib",
+        "pandas",
+        "tokenizers",
+        "pooch",
+        "IPython",
+        "tensorboard",
+        "lightning_fabric",
+        "ipywidgets",
+    ]
     code = f"import sys, seqcourse.{module}; print([m for m in {heavy} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_tasks_outside_a_checkout_say_what_to_do(tmp_path):
-    result = subprocess.run([sys.executable, "-m", "seqcourse", "book"], cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "seqcourse", "book"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert result.returncode == 1
     assert "checkout" in result.stderr and str(tmp_path) in result.stderr
 
 
 def test_tracked_files_name_no_path_of_one_machine():
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     pattern = re.compile(r"(?<![\w.])/(?:work|home/[a-z]+|Users/[a-z]+|root)/")
-    texts = {name: (ROOT / name).read_text(encoding="utf-8", errors="ignore") for name in tracked if (ROOT / name).is_file()}
-    assert not {name: pattern.findall(text) for name, text in texts.items() if pattern.search(text) and name != "tests/test_project.py"}
+    texts = {
+        name: (ROOT / name).read_text(encoding="utf-8", errors="ignore")
+        for name in tracked
+        if (ROOT / name).is_file()
+    }
+    assert not {
+        name: pattern.findall(text)
+        for name, text in texts.items()
+        if pattern.search(text) and name != "tests/test_project.py"
+    }

@@ -25,7 +25,9 @@ def test_a_failed_check_fails_the_run_and_is_named(checks):
     checks.check("after", lambda: 0)
     with pytest.raises(click.ClickException, match="bad"):
         checks.report()
-    assert [name for name, _, _ in checks.results] == ["good", "bad", "after"], "one failure must not hide the others"
+    assert [name for name, _, _ in checks.results] == ["good", "bad", "after"], (
+        "one failure must not hide the others"
+    )
 
 
 def test_a_missing_tool_is_named_and_fails_only_the_strict_run(checks, monkeypatch, capsys):
