@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import itertools
 import os
 import shutil
 import subprocess
@@ -36,8 +37,8 @@ def checkout() -> Path:
         if (folder / "_config.yml").is_file() and (folder / "seqcourse").is_dir():
             return folder
     raise click.ClickException(
-        "expected to be inside a checkout of seqcourse (a folder with _config.yml and seqcourse/), but this is "
-        f"{Path.cwd()}. Clone the repository and run the command there."
+        "expected to be inside a checkout of seqcourse (a folder with _config.yml and seqcourse/), "
+        f"but this is {Path.cwd()}. Clone the repository and run the command there."
     )
 
 
@@ -208,8 +209,9 @@ class Checks:
 def find_browser() -> str | None:
     """The path of a Chromium: named by SEQCOURSE_CHROMIUM, on the system, or Playwright's own download."""
     named = os.environ.get("SEQCOURSE_CHROMIUM")
-    found = [named] if named else [shutil.which(name) for name in BROWSER_NAMES]
-    return next((path for path in [*found, *playwright_browser()] if path and Path(path).is_file()), None)
+    system = [named] if named else [shutil.which(name) for name in BROWSER_NAMES]
+    candidates = itertools.chain(system, playwright_browser())  # the last is asked only if need be
+    return next((path for path in candidates if path and Path(path).is_file()), None)
 
 
 def playwright_browser() -> Iterator[str]:
@@ -217,7 +219,8 @@ def playwright_browser() -> Iterator[str]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        yield playwright.chromium.executable_path
+        path = playwright.chromium.executable_path
+    yield path
 
 
 def bring_browser() -> str | None:
