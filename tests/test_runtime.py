@@ -24,6 +24,7 @@ def churn():
     for _ in range(3):
         torch.zeros(2**24) + 1  # 64 MB: beyond what glibc would keep by itself
 churn()
+churn()  # the heap has now grown to what the work needs
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 churn()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
