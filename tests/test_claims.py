@@ -164,6 +164,7 @@ def test_m02(spikes, horizons, expected):
     [
         (1.0, (0.01, 0.5, 0.02), (0.1, 0.11, 0.1), "confirmed"),
         (1.0, (0.01, 0.5, 1e-6), (0.1, 0.11, 0.1), "qualified"),
+        (1.0, (1e-4, 1e-4, 1e-4), (0.1, 0.11, 0.1), "qualified"),  # more than the RNN, but next to nothing
         (1.0, (0.0, 0.0, 0.0), (0.1, 0.11), "refuted"),  # two runs are not enough
         (0.9, (0.01, 0.5, 0.02), (0.1, 0.11, 0.1), "refuted"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import subprocess
@@ -37,6 +38,14 @@ FIGURES = {
     ),
     "dots": lambda: plots.dots([record("RNN", (5, 10, 10)), record("LSTM", (20,))], alt=ALT),
 }
+
+
+@functools.cache
+def made(name) -> plots.ShownFigure:
+    """Each figure is drawn once for all the tests that only look at it."""
+    return FIGURES[name]()
+
+
 each_figure = pytest.mark.parametrize("name", FIGURES)
 
 
@@ -96,7 +105,7 @@ def test_two_lines_never_share_colour_and_dash_and_marker_for_a_colour_blind_rea
 
 @each_figure
 def test_svg_is_well_formed_and_has_its_alternative_text(name):
-    figure = FIGURES[name]()
+    figure = made(name)
     root = ElementTree.fromstring(figure.svg)
     assert root.get("role") == "img"
     assert root.get("aria-label") == ALT
@@ -105,7 +114,7 @@ def test_svg_is_well_formed_and_has_its_alternative_text(name):
 
 @each_figure
 def test_svg_follows_the_page(name):
-    svg = FIGURES[name]().svg
+    svg = made(name).svg
     root = ElementTree.fromstring(svg)
     assert "max-width:100%" in root.get("style") and root.get("width") is None
     assert plots.INK not in svg and "#000000" not in svg and "<style" not in svg and "<!" not in svg
@@ -119,7 +128,7 @@ def test_svg_follows_the_page(name):
 
 @each_figure
 def test_svg_is_small(name):
-    assert len(FIGURES[name]().svg.encode()) < 60_000
+    assert len(made(name).svg.encode()) < 60_000
 
 
 def test_three_noisy_curves_of_a_thousand_points_stay_small():
@@ -129,9 +138,9 @@ def test_three_noisy_curves_of_a_thousand_points_stay_small():
 
 @each_figure
 def test_same_data_same_bytes_and_other_data_other_bytes(name):
-    assert FIGURES[name]()._repr_html_() == FIGURES[name]()._repr_html_()
+    assert made(name)._repr_html_() == FIGURES[name]()._repr_html_()
     other = plots.line({"RNN": curve(), "LSTM": curve(seed=2)}, alt=ALT)
-    assert other.svg != FIGURES[name]().svg
+    assert other.svg != made(name).svg
 
 
 def test_bytes_repeat_in_another_process():
@@ -150,9 +159,9 @@ def test_bytes_repeat_in_another_process():
 
 
 def test_two_figures_in_a_page_share_no_id():
-    first, second = (re.findall(r'\bid="([^"]+)"', FIGURES[name]().svg) for name in ("line", "heatmap"))
+    first, second = (re.findall(r'\bid="([^"]+)"', made(name).svg) for name in ("line", "heatmap"))
     assert first and second and not set(first) & set(second)
-    svg = FIGURES["line"]().svg
+    svg = made("line").svg
     used = re.findall(r'(?:url\(#|href="#)([^")]+)', svg)
     assert used and set(used) <= set(first)
 

@@ -190,7 +190,7 @@ BENCHMARK = Benchmark(
     about="Parameters, time, memory and quality of RNN, GRU and LSTM side by side (N07, C03).",
     cost={
         "smoke": "under 30 seconds on one core",
-        "laptop": "about 10 minutes on one core, which should be idle",
+        "laptop": "about 4 minutes on one core, which should be idle",
         "full": "an hour on one core, or minutes on a GPU",
     },
     run=run,
