@@ -295,7 +295,10 @@ def judge_m02(records: list[Record]) -> Judgement:
 
 
 def judge_m03(records: list[Record]) -> Judgement:
-    """Forget gate 1 and input gate 0 carry information unchanged; the cell state is a gradient highway."""
+    """Forget gate 1 and input gate 0 carry information unchanged; the cell state is a gradient highway.
+
+    The bound of 1 % was set after a first measurement, in which an LSTM that kept 1e-20 passed as a highway.
+    """
     carried = find(records, metric="cell-state gradient with gates forced open")
     sizes = _models(find(records, metric="gradient left after the lag"))
     lstms = {name: group[0] for name, group in sizes.items() if name.startswith("LSTM")}

@@ -120,7 +120,8 @@ def stated(plan: Plan) -> dict[str, Any]:
     return {
         "hidden_size": plan.hidden_size,
         "learning_rates": list(plan.learning_rates),
-        "choice": "the first learning rate that solves the task, else the best score",
+        "choice": "the first learning rate that solves the task, else the best score; rates picked after"
+        " trials of 1e-3, 3e-3 and 1e-2 with one seed on delayed recall",
     }
 
 
