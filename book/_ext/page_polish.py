@@ -7,6 +7,7 @@ the reader should see with `seqcourse.plots.show(figure, alt=...)`, or in the ce
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -63,6 +64,24 @@ def restore_properties(app: Sphinx, what: str, name: str, obj: Any, options: Any
         lines[:] = GoogleDocstring(text, app.config, app, "method", name, obj, options).lines()
 
 
+def drop_field_numbers(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Python documents the fields of a named tuple as "Alias for field number 0"."""
+    if lines and lines[0].startswith("Alias for field number"):
+        lines.clear()
+
+
+def readable_defaults(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, args: str, returns: str
+) -> Any:
+    """A default without a Python spelling (`<factory>`, `<function f at 0x...>`) stops Sphinx reading on."""
+    if not args or "<" not in args:
+        return None
+    args = re.sub(
+        r"<function (?:[\w.]+\.)?(\w+|<lambda>) at 0x[0-9a-f]+>|<factory>", lambda m: m[1] or "...", args
+    )
+    return re.sub(r"~(?:\w+\.)*(\w+)", r"\1", args), returns
+
+
 def resolve_short_names(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
     """A class or function named without its module is found if the package has only one of that name."""
     target = node.get("reftarget", "")
@@ -81,6 +100,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-read", demand_alternative_text)
     app.connect("autodoc-process-docstring", keep_properties_plain, priority=400)  # napoleon: 500
     app.connect("autodoc-process-docstring", restore_properties, priority=600)
+    app.connect("autodoc-process-docstring", drop_field_numbers)
+    app.connect("autodoc-process-signature", readable_defaults)
     app.connect("missing-reference", resolve_short_names)
     app.connect("html-page-context", drop_widget_state, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
