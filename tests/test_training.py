@@ -322,6 +322,25 @@ def test_more_epochs_go_on_where_a_run_ended(model, batches, tmp_path):
     torch.testing.assert_close(weights(model), weights(twin), rtol=0, atol=0)
 
 
+def test_early_stopping_goes_on_counting_and_keeps_the_best_weights_over_a_resume(model, batches, tmp_path):
+    path, torn = tmp_path / "run.pt", []
+
+    def validate(model):
+        torn.append(weights(model))
+        if len(torn) == 4:
+            raise KeyboardInterrupt
+        return {"loss": [3.0, 1.0, 2.0, None, 2.5, 0.5][len(torn) - 1]}
+
+    with pytest.raises(KeyboardInterrupt):
+        run(model, batches, epochs=20, validate=validate, patience=2, checkpoint=path)
+    history = run(model, batches, epochs=20, validate=validate, patience=2, checkpoint=path)
+    assert history.metric("loss") == [3.0, 1.0, 2.0, 2.5], (
+        "one validation without improvement was before the stop"
+    )
+    assert history.best == {"step": 10, "loss": 1.0}
+    torch.testing.assert_close(weights(model), torn[1], rtol=0, atol=0)
+
+
 def test_resume_false_starts_anew(model, batches, tmp_path):
     run(model, batches, checkpoint=tmp_path / "run.pt", epochs=2)
     history = run(model, batches, checkpoint=tmp_path / "run.pt", epochs=1, resume=False)

@@ -69,14 +69,16 @@ def test_killed_and_resumed_is_uninterrupted(kind, kills, tmp_path):
     assert_same(torch.load(result), train(kind, None, STEPS))
 
 
-@pytest.mark.parametrize("before", [5, 7, 8, 9, 13])  # an epoch has 7 steps, a checkpoint comes every 3
-def test_resumes_anywhere(before, tmp_path):
+@pytest.mark.parametrize(  # an epoch has 7 steps (streams 11), a checkpoint comes every 3
+    ("kind", "before"), [("bucketed", n) for n in (5, 7, 8, 9, 13)] + [("streams", n) for n in (6, 12, 14)]
+)
+def test_resumes_anywhere(kind, before, tmp_path):
     checkpoint = tmp_path / "checkpoint.pt"
     with pytest.raises(Stopped):
-        train("bucketed", checkpoint, 16, stop_before=before)
+        train(kind, checkpoint, 16, stop_before=before)
     saved = len(torch.load(checkpoint)["history"]["step"])
     assert before - 3 <= saved < before
-    assert_same(train("bucketed", checkpoint, 16), train("bucketed", None, 16))
+    assert_same(train(kind, checkpoint, 16), train(kind, None, 16))
 
 
 def test_two_processes(tmp_path):
