@@ -75,7 +75,7 @@ def fit(
         max_steps: stop after so many optimiser steps.
         optimiser: over the model's parameters; by default AdamW with learning rate 0.001.
         schedule: factor on the learning rate as a function of the step (from 0), for instance
-            :class:`WarmupCosine`.
+            :class:`seqcourse.schedules.WarmupCosine`.
         clip: largest norm of all gradients together (Pascanu et al. 2013); without it the norm is still
             recorded.
         validate: batches, whose mean loss is taken, or a function of the model that returns named metrics.
