@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -158,6 +163,35 @@ def test_worker_processes_give_the_same_results(tmp_path):
         for workers in (1, 2)
     )
     assert [(r.name, r.values) for r in one] == [(r.name, r.values) for r in two]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL, and no orphans to leave")
+def test_workers_of_a_killed_benchmark_end_with_it(tmp_path):
+    code = (
+        "from concurrent.futures import ProcessPoolExecutor; from multiprocessing import get_context\n"
+        "import os, time; from seqcourse.benchmarks.horizon import _start_worker\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(1, get_context('spawn'), _start_worker)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    pool.submit(time.sleep, 600); time.sleep(600)\n"
+    )
+    (tmp_path / "parent.py").write_text(code)
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(worker)
+
+
+def alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_horizon_records_speak_to_the_claims(tmp_path):

@@ -9,11 +9,13 @@ Sutskever 2015), chrono (Tallec & Ollivier 2018), which is told the delay, as in
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +127,19 @@ def stated(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _start_worker() -> None:
+    """One thread, and no life after the parent: a killed benchmark must not go on computing unseen."""
+    setup_cpu(1)
+    parent = parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
 def _measure_all(pieces: list[Piece], plan: Plan, device: str) -> Iterator[tuple[Piece, dict[str, Any]]]:
     """Results as they end. Worker processes take one thread each; a GPU, or one worker, takes none."""
     if plan.workers == 1 or device != "cpu":
         yield from (measure(piece, plan, device) for piece in pieces)
         return
-    with ProcessPoolExecutor(plan.workers, get_context("spawn"), setup_cpu, (1,)) as pool:
+    with ProcessPoolExecutor(plan.workers, get_context("spawn"), _start_worker) as pool:
         futures = [pool.submit(measure, piece, plan, device) for piece in pieces]
         try:
             for future in as_completed(futures):
