@@ -54,7 +54,8 @@ class Source:
         return "\n".join([self.headline, *(f"  {name}: {value}" for name, value in self._rows())])
 
     def _repr_markdown_(self) -> str:
-        return "\n".join([f"**{self.headline}**", "", *(f"- {name}: {value}" for name, value in self._rows())])
+        rows = (f"- {name}: {value}" for name, value in self._rows())
+        return "\n".join([f"**{self.headline}**", "", *rows])
 
     def _repr_html_(self) -> str:
         # Colours are inherited, so the card reads well on a light and on a dark page. A stand-in is told
