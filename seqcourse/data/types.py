@@ -7,6 +7,7 @@ Letters: T time steps, D features, F measured parameters, C channels.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -71,7 +72,7 @@ class TaggedText:
     test: list[Sentence]
     source: Source
 
-    @property
+    @cached_property
     def tags(self) -> list[str]:
         """Every tag that occurs, `O` first, then alphabetically."""
         sentences = self.train + self.validation + self.test
