@@ -95,6 +95,16 @@ def resolve_short_names(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, found[0])
 
 
+def name_the_folds(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Give the menu's fold buttons a name that can be read out; the theme gives an icon alone."""
+    menu = context.get("generate_toctree_html")
+    if menu is not None:
+        name = '<summary aria-label="Show the pages below">'
+        context["generate_toctree_html"] = lambda *a, **k: str(menu(*a, **k)).replace("<summary>", name)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_node(nodes.citation, override=True, html=(visit_citation, depart_citation))
     app.connect("doctree-read", demand_alternative_text)
@@ -103,5 +113,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", drop_field_numbers)
     app.connect("autodoc-process-signature", readable_defaults)
     app.connect("missing-reference", resolve_short_names)
+    app.connect("html-page-context", name_the_folds, priority=900)
     app.connect("html-page-context", drop_widget_state, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
