@@ -31,15 +31,6 @@ from seqcourse.records import Record
 COST = {"smoke": "a second", "laptop": "a minute", "full": "a day"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Steps this small only wait for a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def toy(asked=None):
     """A benchmark that notes what it was asked for."""
     asked = {} if asked is None else asked

@@ -21,12 +21,8 @@ from seqcourse.training import evaluate, fit
 
 
 @pytest.fixture(autouse=True)
-def one_thread_one_seed():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def one_seed():
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 def train(model, batches, **options):

@@ -15,15 +15,6 @@ from seqcourse.recurrent import GRU, LSTM, RNN
 B, T, D, H = 3, 7, 5, 4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Steps this small only wait for a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def x() -> torch.Tensor:
     return torch.randn(B, T, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

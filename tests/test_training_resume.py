@@ -18,15 +18,6 @@ SCRIPT = Path(__file__).with_name("run_training.py")
 STEPS = 40
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums are rounded alike only with as many threads as the other processes use."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def resume(kind, checkpoint, result):
     """Run to the end in a new process; return how many steps that took."""
     command = [sys.executable, SCRIPT, kind, checkpoint, result, "0.001"]
