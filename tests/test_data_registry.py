@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import inspect
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -19,7 +21,7 @@ from seqcourse.data.prepare import BUILDERS
 from seqcourse.data.registry import dataset, datasets, digest_of
 from seqcourse.data.source import Source
 
-BOOK = {"tinyshakespeare", "shakespeare_complete", "imdb", "sp500", "mnist"}
+BOOK = Path(__file__).parents[1] / "book"
 
 # --- registry --------------------------------------------------------------------------------------
 
@@ -56,8 +58,13 @@ def test_registry_names_no_place_on_this_machine():
     assert not re.search(r'"/|"~|/(work|home|tmp)/|file://|localhost|127\.0\.0\.1', text)
 
 
-def test_book_needs_these_data_sets():
-    assert {entry.name for entry in datasets().values() if entry.book} == BOOK
+def test_book_data_sets_are_those_the_pages_load():
+    pages = "".join(page.read_text(encoding="utf-8") for page in BOOK.rglob("*.md"))
+    loaders = [getattr(seqcourse.data, name) for name in set(re.findall(r"\bdata\.(load_\w+)\(", pages))]
+    sources = [inspect.getsource(loader) for loader in loaders]
+    loaded = {re.search(r'real_or_generated\(\s*"(\w+)"', source).group(1) for source in sources}
+    assert len(loaded) >= 5
+    assert {entry.name for entry in datasets().values() if entry.book} == loaded
 
 
 def test_unknown_name_is_answered_with_the_nearest():
