@@ -193,13 +193,18 @@ def test_notebook_to_keep(name):
 
 
 def test_package_code_shown_in_notebooks_is_there():
-    """What a page includes from the package must stand in the notebook to keep as well."""
+    """What a page includes from the package stands in the notebook to keep too, as code."""
+    includes = re.compile(r"^`{3,}\{literalinclude\}[ ]+(\S+)$", re.M)
     for name in NOTEBOOKS:
-        source = (ROOT / "book" / f"{name}.md").read_text(encoding="utf-8")
+        source = ROOT / "book" / f"{name}.md"
         cells = json.loads((SITE / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-        text = "\n".join("".join(cell["source"]) for cell in cells)
-        for shown in re.findall(r"^:pyobject: ([\w.]+)$", source, re.M):
-            assert re.search(rf"(def|class) {shown.split('.')[-1]}\b", text), f"{name}: {shown} is missing"
+        text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        blocks = [block.splitlines() for block in re.findall(r"^```python\n(.+?)^```$", text, re.M | re.S)]
+        for path in includes.findall(source.read_text(encoding="utf-8")):
+            known = {line.strip() for line in (source.parent / path).read_text(encoding="utf-8").splitlines()}
+            found = [block for block in blocks if {line.strip() for line in block} <= known]
+            assert found, f"{name}: nothing of {path} is in the notebook"
+            blocks.remove(found[0])
 
 
 def test_mathjax_is_local_and_slim():

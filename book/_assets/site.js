@@ -4,7 +4,7 @@ const WIDE = "mjx-container[display='true'], .cell_output .text_html, .pst-scrol
 
 function markScrolling() {
   for (const region of document.querySelectorAll(WIDE)) {
-    const scrolls = region.scrollWidth > region.clientWidth + 1;
+    const scrolls = region.scrollWidth > region.clientWidth;
     if (scrolls) region.tabIndex = 0;
     else if (region.getAttribute("tabindex") === "0") region.removeAttribute("tabindex");
   }
@@ -12,6 +12,7 @@ function markScrolling() {
 
 window.addEventListener("load", async () => {
   await window.MathJax?.startup?.promise; // formulas get their width when MathJax has set them
-  markScrolling();
+  await document.fonts.ready; // and once more when its fonts have come
+  const watcher = new ResizeObserver(markScrolling); // it reports each box at once, then every change
+  document.querySelectorAll(`${WIDE}, mjx-container[display='true'] > mjx-math`).forEach((box) => watcher.observe(box));
 });
-window.addEventListener("resize", markScrolling);
