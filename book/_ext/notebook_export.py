@@ -209,14 +209,16 @@ def plain_notebook(app: Sphinx, docname: str, notebook: Any) -> Any:
 
 
 def complete_outputs(app: Sphinx, path: Path) -> Any:
-    """The executed notebook; myst-nb leaves the outputs out of its file when they come from the cache."""
+    """The notebook with the outputs of its execution, which are in the cache.
+
+    myst-nb leaves them out of its own file where they come from the cache. Where they do not, it has joined
+    printed pieces for the page there, and left the pieces beside them.
+    """
     notebook = nbformat.read(path, as_version=4)
-    if not any(cell.get("outputs") for cell in notebook.cells):
-        with suppress(KeyError):  # not in the cache: nothing was printed, or the notebook failed
-            _, notebook = get_cache(app.env.mystnb_config.execution_cache_path).merge_match_into_notebook(
-                notebook
-            )
-            nbformat.write(notebook, path)
+    with suppress(KeyError):  # not in the cache: the notebook failed, and the build with it
+        cache = get_cache(app.env.mystnb_config.execution_cache_path)
+        _, notebook = cache.merge_match_into_notebook(notebook)
+        nbformat.write(notebook, path)
     return notebook
 
 
