@@ -87,7 +87,8 @@ class PlainMarkdown:
     def _included_code(self, argument: str, options: dict[str, str]) -> str:
         path = (self.folder / argument).resolve()
         known: dict[str, Any] = {
-            key: int(value) if value.isdigit() else value for key, value in options.items()
+            key: int(value) if value.isdigit() else value or None  # `:dedent:` without a value
+            for key, value in options.items()
         }
         code, _ = LiteralIncludeReader(str(path), known, self.app.config).read()
         return f"```{options.get('language', 'python')}\n{code.rstrip()}\n```"
