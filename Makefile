@@ -9,7 +9,7 @@ SEQCOURSE = $(VENV)/bin/seqcourse
 STAMP = $(VENV)/.seqcourse-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env book serve test lint notebooks data clean distclean
+.PHONY: help env book serve test lint notebooks exercises data clean distclean
 
 help: ## list the commands
 	@echo "seqcourse: make TARGET"
@@ -39,6 +39,9 @@ lint: $(STAMP) ## style and static checks only
 
 notebooks: $(STAMP) ## run every notebook again and compare with the book's outputs
 	$(SEQCOURSE) notebooks
+
+exercises: $(STAMP) ## generate exercises/ from solutions/
+	$(SEQCOURSE) release
 
 data: $(STAMP) ## download the data sets the book uses
 	$(SEQCOURSE) data fetch --book

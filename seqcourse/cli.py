@@ -17,6 +17,15 @@ _COMMANDS = {
     "test": ("seqcourse.tasks", "test", "Run everything CI checks (in a checkout)."),
     "lint": ("seqcourse.tasks", "lint", "Check style, in modules and in notebooks."),
     "notebooks": ("seqcourse.tasks", "notebooks", "Run every notebook again and compare its outputs."),
+    "release": ("seqcourse.grading.cli_release", "release_cmd", "Generate the exercises from solutions/."),
+    "mutants": (
+        "seqcourse.grading.cli_mutants",
+        "mutants_cmd",
+        "Grade the graders: wrong and right answers.",
+    ),
+    "collect": ("seqcourse.grading.cli_collect", "collect_cmd", "Take in what students handed in."),
+    "grade": ("seqcourse.grading.cli_grade", "grade_cmd", "Autograde a class, safely; resumable."),
+    "marks": ("seqcourse.grading.cli_marks", "marks_cmd", "Export marks, hand marks included."),
     "clean": ("seqcourse.tasks", "clean", "Remove everything that was built."),
 }
 

@@ -216,14 +216,27 @@ def playwright_browser() -> Iterator[str]:
 
 def bring_browser() -> str | None:
     """A Chromium, installed if need be: Debian's package when root, else Playwright's own download."""
-    if find_browser() is None and hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get"):
-        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-        _ = run("apt-get", "update", "-qq", **quiet) or run(
-            "apt-get", "install", "-y", "-qq", "chromium", **quiet
-        )
+    if find_browser() is None:
+        install_from_debian("chromium")
     if find_browser() is None:
         python("-m", "playwright", "install", "chromium")
     return find_browser()
+
+
+def bring_bubblewrap() -> str | None:
+    """The sandbox of the grader, installed if need be and if this is root on Debian or Ubuntu."""
+    if shutil.which("bwrap") is None and sys.platform == "linux":
+        install_from_debian("bubblewrap")
+    return shutil.which("bwrap")
+
+
+def install_from_debian(package: str) -> None:
+    """Install a Debian package where that can be done without asking anybody: as root, with apt-get."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get"):
+        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+        _ = run("apt-get", "update", "-qq", **quiet) or run(
+            "apt-get", "install", "-y", "-qq", package, **quiet
+        )
 
 
 def unit_tests() -> int:
@@ -292,6 +305,8 @@ def test() -> None:
     browser = bring_browser()
     if browser is None:
         checks.missing.append("the site in a browser: no Chromium, and none could be installed")
+    if bring_bubblewrap() is None:
+        checks.missing.append("attacks on the grader's sandbox: no bubblewrap, and it could not be installed")
     checks.check("style", check_style)
     checks.check("unit tests", unit_tests)
     checks.check("book", build_book)
