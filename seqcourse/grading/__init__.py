@@ -1,0 +1,1 @@
+"""Writing, releasing, collecting and grading the exercises of the course."""
