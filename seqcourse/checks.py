@@ -26,7 +26,7 @@ _grad, _sum, _cos, _arange, _reshape = torch.autograd.grad, torch.sum, torch.cos
 _mul = torch.mul
 _float64 = torch.float64
 _isnan, _isfinite = np.isnan, np.isfinite
-_array, _abs, _flip, _sort, _swap = np.asarray, np.absolute, np.isnan, np.flip, np.sort, np.swapaxes
+_array, _abs, _flip, _sort, _swap = np.asarray, np.absolute, np.flip, np.sort, np.swapaxes
 _silent = np.errstate
 
 Near = Callable[[np.ndarray, np.ndarray], bool]
