@@ -1,6 +1,7 @@
 """The directive `records`: a table of every record in a folder, read from the files when the book is built.
 
-Usage: ```{records} ../records``` with a path relative to the page. Nothing in the table is typed by hand.
+Usage: ```{records} ../records``` with a path relative to the page, of a folder or of one file. Nothing in the
+table is typed by hand.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class RecordTables(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        folder = Path(self.env.doc2path(self.env.docname)).parent / self.arguments[0]
-        files = sorted(folder.resolve().glob("*.json"))
+        path = (Path(self.env.doc2path(self.env.docname)).parent / self.arguments[0]).resolve()
+        files = [path] if path.is_file() else sorted(path.glob("*.json"))
         if not files:
             return [nodes.paragraph("", "No records have been made yet.")]
         return [self._file_table(path) for path in files]
