@@ -1,0 +1,355 @@
+"""Outside the sandbox: start a zygote in bubblewrap, lend it to submissions, watch it, throw it away.
+
+What a submission can see: Python, the course's package and data (all read-only), an empty /tmp. No network, no other
+processes, no capabilities. Without bubblewrap the zygote runs with resource limits only, and says so.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import seqcourse
+from seqcourse.data.fetch import Store
+from seqcourse.data.registry import datasets
+from seqcourse.grading import channel
+from seqcourse.grading.limits import Limits
+
+BUBBLEWRAP = "bubblewrap"
+UNPROTECTED = (
+    "NO SANDBOX: bubblewrap was not found or does not work here. Memory, time and output are limited, but a submission "
+    "CAN read and write files of this user (solutions, gradebook, other students), use the network and signal other "
+    "processes. Install bubblewrap, or demand it with --require-sandbox."
+)
+_START_SECONDS = 120.0  # importing torch from a cold disk
+_PACKAGE, _DATA, _HOME = "/course", "/data", "/tmp/home"
+
+
+class SandboxMissing(RuntimeError):
+    """A sandbox was demanded, and this machine has none."""
+
+
+class SandboxLost(Exception):
+    """The zygote does not answer or broke a limit: the sandbox is of no use any more."""
+
+
+class Sandbox:
+    """One zygote. `start` forks the process of a submission, `wipe` removes all traces of it."""
+
+    def __init__(self) -> None:
+        self.protected = not problem()
+        ours, theirs = socket.socketpair()
+        self.control = ours
+        self.process = _spawner.submit(_spawn, theirs, self.protected).result()
+        theirs.close()
+        self.limits = Limits()
+        try:
+            self._ask(None, _START_SECONDS)
+        except SandboxLost as lost:
+            self.close()
+            raise SandboxMissing(f"the grading process did not start: {lost}") from lost
+
+    @property
+    def statement(self) -> str:
+        """What protects the machine from submissions, or what does not."""
+        return BUBBLEWRAP if self.protected else UNPROTECTED
+
+    def start(self, limits: Limits) -> tuple[int, socket.socket]:
+        """Fork the process of a submission: its pid and the socket it listens to."""
+        self.limits = limits
+        ours, theirs = socket.socketpair()
+        with theirs:
+            pid = self._ask({"do": "start", "limits": limits.as_dict()}, 30.0, [theirs.fileno()])["pid"]
+        return pid, ours
+
+    def kill(self, pid: int) -> None:
+        """Kill one process of the submission."""
+        self._ask({"do": "kill", "pid": pid}, 30.0)
+
+    def wipe(self) -> dict[str, Any]:
+        """Kill all processes of the submission and empty its folders: what was `killed`, what is `left`."""
+        return self._ask({"do": "wipe"}, 30.0)
+
+    def alive(self) -> bool:
+        """Whether the zygote still runs."""
+        return self.process.poll() is None
+
+    def close(self) -> None:
+        """End the zygote and with it, as the kernel ends a pid namespace, every process inside."""
+        self.control.close()
+        if not self.protected:
+            for process in family(self.process.pid):
+                _quietly(process.kill)
+        self.process.kill()
+        self.process.wait()
+
+    def watch(self) -> None:
+        """Raise if the submission has too many processes or too much memory, or the zygote is gone.
+
+        Raises:
+            SandboxLost: Says which limit was broken; the sandbox is closed then.
+        """
+        if complaint := self._complaint():
+            self.close()
+            raise SandboxLost(complaint)
+
+    def _complaint(self) -> str:
+        if not self.alive():
+            return "the sandbox ended"
+        processes = family(self.process.pid)
+        if len(processes) > self.limits.processes:
+            return f"more than {self.limits.processes} processes"
+        used = memory(processes, self.limits.memory)
+        return (
+            f"more than {self.limits.memory / 2**20:.0f} MiB of memory" if used > self.limits.memory else ""
+        )
+
+    def _ask(
+        self, message: dict[str, Any] | None, seconds: float, fds: list[int] | None = None
+    ) -> dict[str, Any]:
+        """Send a command to the zygote and wait for its answer."""
+        try:
+            if message:
+                channel.send(self.control, message, fds or [])
+            return channel.receive(
+                self.control, waiter(self.control, time.monotonic() + seconds, self.watch)
+            )[0]
+        except (channel.Closed, channel.Forged, TimeoutError) as error:
+            raise SandboxLost(f"the zygote does not answer: {error or type(error).__name__}") from error
+
+
+def waiter(sock: socket.socket, deadline: float, watch: Callable[[], None]) -> Callable[[], None]:
+    """A function that waits until `sock` can be read and meanwhile watches the sandbox.
+
+    It raises TimeoutError at the deadline, also when bytes trickle in one by one.
+    """
+
+    def wait() -> None:
+        pause = 0.05  # short tests pay nothing for the watching
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            if select.select([sock], [], [], min(left, pause))[0]:
+                return
+            pause = 0.1
+            watch()
+
+    return wait
+
+
+# --- Watching from outside --------------------------------------------------------------------------------
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """The process `pid` and everything below it."""
+    try:
+        first = psutil.Process(pid)
+        return [first, *first.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def memory(processes: list[psutil.Process], limit: int) -> int:
+    """Bytes of real memory of all processes; pages they share count once (slow, so only near the limit)."""
+    rough = sum(_quietly(lambda p=process: p.memory_info().rss) for process in processes)
+    if rough <= limit:
+        return rough
+    return sum(_quietly(lambda p=process: _proportional(p)) for process in processes)
+
+
+def _proportional(process: psutil.Process) -> int:
+    return process.memory_full_info().pss if sys.platform == "linux" else process.memory_info().rss
+
+
+def _quietly(action: Callable[[], int | None]) -> int:
+    """What `action` returns, or 0: a process may end, or belong to the kernel, while one looks at it."""
+    try:
+        return action() or 0
+    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+        return 0
+
+
+# --- Starting ------------------------------------------------------------------------------------------------
+
+# bubblewrap dies with the THREAD that started it, so one thread that lives as long as the program starts all.
+_spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="seqcourse-sandbox")
+
+
+def _spawn(control: socket.socket, protected: bool) -> subprocess.Popen:
+    fd = control.fileno()
+    python = [sys.executable, "-m", "seqcourse.grading.runner"]
+    env = environment(protected) | {"SEQCOURSE_CONTROL": str(fd)}
+    command = [*bubblewrap(env), "--", *python] if protected else python
+    return subprocess.Popen(
+        command, env=env, pass_fds=[fd], cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        start_new_session=not protected,
+    )  # fmt: skip
+
+
+@functools.cache
+def problem() -> str:
+    """Why there is no sandbox on this machine; empty if there is one."""
+    if not hasattr(os, "fork"):
+        raise SandboxMissing("grading forks processes, which this system cannot: on Windows, use WSL")
+    if not shutil.which("bwrap"):
+        return "the program bwrap (package bubblewrap) is not installed"
+    command = [*bubblewrap({}), "--", sys.executable, "-c", "pass"]
+    tried = subprocess.run(command, env={}, capture_output=True, text=True, timeout=60, check=False)
+    return tried.stderr.strip() or f"bwrap ended with {tried.returncode}" if tried.returncode else ""
+
+
+def environment(protected: bool) -> dict[str, str]:
+    """The environment of a zygote: nothing of the grader's own, so no password or token in it."""
+    common = {
+        "PATH": "/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "USER": "student",
+        "MPLBACKEND": "Agg",
+        "PYTHONHASHSEED": "0",  # the same submission, the same mark
+        "PYTHONSAFEPATH": "1",  # no module from the working folder in place of a real one
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OMP_THREAD_LIMIT": "1",  # whatever set_num_threads says: a fork loses OpenMP's threads, and hangs
+        "MKL_NUM_THREADS": "1",
+        "SEQCOURSE_OFFLINE": "1",
+    }
+    if protected:
+        return common | {"HOME": _HOME, "PYTHONPATH": _PACKAGE, "SEQCOURSE_DATA_DIR": _DATA}
+    kept = ("HOME", "SEQCOURSE_DATA_DIR", "SEQCOURSE_MIRROR", "PYTHONPATH")
+    return common | {name: os.environ[name] for name in kept if name in os.environ}
+
+
+def bubblewrap(env: dict[str, str]) -> list[str]:
+    """The command that makes the sandbox."""
+    command = [
+        "bwrap",
+        "--unshare-all",
+        "--unshare-user",
+        "--uid",
+        "1000",
+        "--gid",
+        "1000",
+        "--hostname",
+        "sandbox",
+    ]
+    command += ["--cap-drop", "ALL", "--new-session", "--die-with-parent"]
+    # The zygote is process 1: the kernel then lets nobody inside kill it, and when it ends, ends all others.
+    command += ["--as-pid-1"]
+    command += ["--proc", "/proc", "--dev", "/dev", *_scratch("/dev/shm"), *_scratch("/tmp")]
+    command += _system() + _python() + _course() + _data()
+    command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--clearenv"]
+    return command + [part for name, value in env.items() for part in ("--setenv", name, value)]
+
+
+def _scratch(folder: str) -> list[str]:
+    return ["--size", str(Limits().scratch), "--tmpfs", folder]
+
+
+def _system() -> list[str]:
+    """Libraries and programs, not the whole of /usr: nbgrader's exchange lies in /usr/local/share."""
+    parts: list[str] = []
+    for name in ("bin", "sbin", "lib", "lib64", "lib32"):
+        parts += ["--ro-bind-try", f"/usr/{name}", f"/usr/{name}"]
+        top = Path("/", name)
+        if top.is_symlink():
+            parts += ["--symlink", os.readlink(top), str(top)]
+        else:
+            parts += ["--ro-bind-try", str(top), str(top)]
+    return [*parts, "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
+
+
+def _python() -> list[str]:
+    """The interpreter and its packages."""
+    folders: list[str] = []
+    for prefix in dict.fromkeys((sys.base_prefix, sys.prefix)):
+        shared = prefix in ("/usr", "/usr/local")  # other things live there too
+        folders += [f"{prefix}/{part}" for part in ("bin", "lib", "lib64")] if shared else [prefix]
+    return [part for folder in folders for part in ("--ro-bind-try", folder, folder)]
+
+
+def _course() -> list[str]:
+    """The package alone: beside it, in a checkout, lie solutions, tests and perhaps the gradebook."""
+    return ["--ro-bind", str(Path(seqcourse.__file__).parent), f"{_PACKAGE}/seqcourse"]
+
+
+def _data() -> list[str]:
+    """The registry's files that cache or mirror have, one by one: nothing else of those folders."""
+    store = Store.from_environment()
+    mirror = store.mirror.removeprefix("file://")
+    places = [store.directory, *([Path(mirror).expanduser()] if mirror and "://" not in mirror else [])]
+    parts = ["--dir", _DATA]
+    for path in (file.path for dataset in datasets().values() for file in dataset.content):
+        found = next((str(place / path) for place in places if (place / path).is_file()), None)
+        parts += ["--ro-bind", found, f"{_DATA}/{path}"] if found else []
+    return parts
+
+
+# --- Lending -------------------------------------------------------------------------------------------------
+
+
+class SandboxPool:
+    """Keeps idle zygotes; as many as submissions are executed at once. Safe with threads."""
+
+    def __init__(self) -> None:
+        self._idle: list[Sandbox] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lend(self) -> Iterator[Sandbox]:
+        """A sandbox for one submission; whoever has doubts about it afterwards closes it."""
+        sandbox = self._take() or Sandbox()
+        try:
+            yield sandbox
+        except BaseException:
+            sandbox.close()
+            raise
+        if sandbox.alive():
+            with self._lock:
+                self._idle.append(sandbox)
+
+    def close_one(self) -> None:
+        """End one idle zygote, so that a fresh one takes its place."""
+        if sandbox := self._take():
+            sandbox.close()
+
+    def close(self) -> None:
+        """End all idle zygotes."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for sandbox in idle:
+            sandbox.close()
+
+    def forget(self) -> None:
+        """After a fork: the zygotes belong to the parent."""
+        self._idle, self._lock = [], threading.Lock()
+
+    def _take(self) -> Sandbox | None:
+        with self._lock:
+            while self._idle:
+                sandbox = self._idle.pop()
+                if sandbox.alive():
+                    return sandbox
+                sandbox.close()
+        return None
+
+
+sandboxes = SandboxPool()
+atexit.register(sandboxes.close)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=sandboxes.forget)
