@@ -144,8 +144,7 @@ def test_missing_exercise_is_named(released):
 # --- planted defects ---------------------------------------------------------------------------------
 
 SOURCE_DEFECTS = {
-    "wrong name in the front matter": ("name: 01-toy", "name: 01-tpy", "front matter: expected"),
-    "wrong total": ("points: 19}", "points: 20}", "add up to 19, the front matter says 20"),
+    "wrong total": ("\npoints: 19\n", "\npoints: 20\n", "add up to 19, the front matter says 20"),
     "no points": (":name: toy-sums-first\n:points: 1", ":name: toy-sums-first", "toy-sums-first: graded,"),
     "points in words": (":points: 2\n:timeout", ":points: two\n:timeout", "toy-double-values: graded,"),
     "mistyped option": (":timeout: 20", ":timout: 20", "toy-double-values: unknown options timout"),

@@ -11,7 +11,7 @@ SOURCE = '''---
 jupytext:
   text_representation: {extension: .md, format_name: myst}
 kernelspec: {display_name: Python 3, language: python, name: python3}
-exercise: {name: 01-toy, points: 19}
+points: 19
 ---
 
 # A toy
