@@ -240,8 +240,9 @@ def install_from_debian(package: str) -> None:
 
 
 def unit_tests() -> int:
+    marked = "not site and not browser" + ("" if shutil.which("bwrap") else " and not sandbox")
     return python(
-        "-m", "pytest", "-q", "-n", "2", "-m", "not site and not browser",
+        "-m", "pytest", "-q", "-n", "2", "-m", marked,
         "--cov", "--cov-report=term:skip-covered", **ONE_THREAD,
     )  # fmt: skip
 
@@ -259,6 +260,24 @@ def rerun_notebooks() -> int:
     )  # fmt: skip
 
 
+def check_exercises() -> int:
+    """Releases fresh and failing where they must, solutions running, graders catching what they must."""
+    return seqcourse("release", "--check", "--run") or run_solutions() or seqcourse("mutants", "--check")
+
+
+def seqcourse(*arguments: str) -> int:
+    """Run a command of this package, as a user would."""
+    return python("-m", "seqcourse", *arguments, **ONE_THREAD)
+
+
+def run_solutions() -> int:
+    """Run every solution notebook with nbval: no cell may fail, demonstrations included."""
+    from seqcourse.grading.authoring import nbval_solutions
+
+    parallel = ("-n", "2", "--dist", "loadfile")
+    return python("-m", "pytest", "-q", *parallel, *nbval_solutions(checkout()), **ONE_THREAD)
+
+
 def check_style() -> int:
     """Ruff over the modules, and over the notebooks' cells."""
     return run("ruff", "check", ".") or run("ruff", "format", "--check", ".") or check_notebook_style()
@@ -272,7 +291,7 @@ def check_notebook_style() -> int:
     converted = root / "_build" / "lint"
     shutil.rmtree(converted, ignore_errors=True)
     converted.mkdir(parents=True)
-    for page in sorted((root / "book").rglob("*.md")):
+    for page in sorted([*(root / "book").rglob("*.md"), *(root / "solutions").glob("*.md")]):
         if "kernelspec:" in page.read_text(encoding="utf-8")[:600]:
             jupytext.write(jupytext.read(page), converted / f"{page.stem}.ipynb")
     settings = ("--config", "pyproject.toml", "--config", "extend-exclude = []")
@@ -300,7 +319,7 @@ def notebooks() -> None:
 
 @click.command()
 def test() -> None:
-    """Everything CI checks: style, unit tests, the book, its notebooks again, the site in a browser."""
+    """Everything CI checks: style, unit tests, exercises, book, notebooks, the site in a browser."""
     checks = Checks()
     browser = bring_browser()
     if browser is None:
@@ -309,6 +328,7 @@ def test() -> None:
         checks.missing.append("attacks on the grader's sandbox: no bubblewrap, and it could not be installed")
     checks.check("style", check_style)
     checks.check("unit tests", unit_tests)
+    checks.check("exercises", check_exercises)
     checks.check("book", build_book)
     checks.check("notebooks", rerun_notebooks)
     checks.check("site", lambda: check_site(browser))
