@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-import re
 import secrets
 import socket
 import time
@@ -22,7 +21,7 @@ from seqcourse.grading.sandbox import Sandbox, SandboxLost, SandboxMissing, prob
 from seqcourse.grading.suspicion import suspicions
 
 CANARY = "(canary)"
-HIDDEN = "### BEGIN HIDDEN TESTS"
+HIDDEN = "BEGIN HIDDEN TESTS"
 _WHY = {
     "timeout": "The cell did not end within its time.",
     "crashed": "The process that ran this cell ended without an answer (a crash, or too much memory).",
@@ -386,7 +385,7 @@ def _kind(cell: dict[str, Any], nbgrader: dict[str, Any]) -> str:
         return "answer"
     if not nbgrader.get("grade"):
         return "given"
-    return "hidden" if re.search(HIDDEN, _text(cell["source"])) else "test"
+    return "hidden" if HIDDEN in _text(cell["source"]) else "test"
 
 
 def _text(source: str | list[str]) -> str:

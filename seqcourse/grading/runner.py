@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from seqcourse.grading import channel
+from seqcourse.grading.canaries import canary
 from seqcourse.grading.capture import Shell, Stream, build_shell, clean
 from seqcourse.grading.integrity import Guard
 
@@ -39,6 +40,7 @@ PRELOADED = (
     "torch",
     "torch.nn.functional",
     "torch.testing",
+    "torch.optim",
     "matplotlib.pyplot",
     "seqcourse.runtime",
     "seqcourse.checks",
@@ -82,10 +84,23 @@ def preload() -> None:
     for name in PRELOADED:
         if importlib.util.find_spec(name.partition(".")[0]) and importlib.util.find_spec(name):
             importlib.import_module(name)
+    rehearse()
+    random.seed(0)
+
+
+def rehearse() -> None:
+    """Do once what is slow only the first time, and make sure that tests that must fail do fail here."""
     import torch
 
     torch.set_num_threads(1)
-    random.seed(0)
+    torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    torch.optim.Adam([torch.zeros(1)], lr=1.0)
+    for source in canary():
+        try:
+            exec(source, {})
+        except Exception:
+            continue
+        raise RuntimeError(f"this passed, and should not: {source}")
 
 
 def shield() -> None:
