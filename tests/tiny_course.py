@@ -1,0 +1,167 @@
+"""A course with one small exercise, for tests of collecting and grading: no torch, milliseconds to run."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import json
+import shutil
+import tempfile
+import textwrap
+from functools import cache
+from pathlib import Path
+
+NAME = "01-tiny"
+CONFIG = """
+c = get_config()
+c.CourseDirectory.course_id = "tiny"
+c.CourseDirectory.source_directory = "solutions"
+c.CourseDirectory.release_directory = "exercises"
+c.ClearSolutions.begin_solution_delimeter = "BEGIN SOLUTION"
+c.ClearSolutions.end_solution_delimeter = "END SOLUTION"
+"""
+SOURCE = '''\
+---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+exercise:
+  name: 01-tiny
+  points: 10
+---
+
+# A tiny exercise
+
+```{code-cell} python3
+import math
+```
+
+```{code-cell} python3
+:role: answer
+:name: double
+
+def double(x):
+    """Twice `x`."""
+    ### BEGIN SOLUTION
+    return 2 * x
+    ### END SOLUTION
+```
+
+```{code-cell} python3
+:role: test
+:name: double-visible
+:points: 2
+
+assert double(3) == 6, f"double(3): expected 6, got {double(3)}"
+```
+
+```{code-cell} python3
+:role: hidden
+:name: double-hidden
+:points: 2
+:hint: "Does it hold for negative numbers?"
+
+# Tries a negative number.
+double(1)
+### BEGIN HIDDEN TESTS
+assert double(-41) == -82, "SECRET-HIDDEN-TEST"
+### END HIDDEN TESTS
+```
+
+```{code-cell} python3
+:role: answer
+:name: triple
+
+def triple(x):
+    """Three times `x`."""
+    ### BEGIN SOLUTION
+    return 3 * x
+    ### END SOLUTION
+```
+
+```{code-cell} python3
+:role: test
+:name: triple-visible
+:points: 2
+
+assert triple(3) == 9, f"triple(3): expected 9, got {triple(3)}"
+```
+
++++ {"role": "written", "name": "why", "points": 4}
+
+Why is `double` linear?
+
+<!-- BEGIN SOLUTION -->
+Because double(a + b) = double(a) + double(b).
+<!-- END SOLUTION -->
+'''
+RIGHT = {
+    "double": "def double(x):\n    return x + x",
+    "triple": "def triple(x):\n    return 3 * x",
+    "why": "It keeps sums and multiples.",
+}
+FULL_AUTO = 6.0
+
+
+def make_course(folder: Path, names: tuple[str, ...] = (NAME,)) -> Path:
+    """Write a course folder with the exercise (under each of `names`) released."""
+    return Path(shutil.copytree(_pattern(names), folder, dirs_exist_ok=True))
+
+
+@cache
+def _pattern(names: tuple[str, ...]) -> Path:
+    """Made once in a test run: nbgrader takes a second for it."""
+    from seqcourse.grading.authoring import generate, source_notebook
+    from seqcourse.grading.course import Course
+
+    folder = Path(tempfile.mkdtemp(prefix="tiny-course-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "nbgrader_config.py").write_text(CONFIG)
+    (folder / "solutions").mkdir()
+    for number, name in enumerate(names):
+        source = folder / "solutions" / f"{name}.md"
+        source.write_text(SOURCE if number == 0 else _renamed(SOURCE, name))
+        released = folder / "exercises" / name / f"{name}.ipynb"
+        released.parent.mkdir(parents=True)
+        released.write_text(json.dumps(generate(name, source_notebook(source), folder)))
+    Course.open(folder).gradebook().close()  # nbgrader takes seconds to make an empty one
+    return folder
+
+
+def _renamed(source: str, name: str) -> str:
+    """Another exercise: other functions, other cells."""
+    for old, new in ((NAME, name), ("double", "halve"), ("triple", "third"), ("why", "explain")):
+        source = source.replace(old, new)
+    return source.replace("import math", "import cmath").replace("A tiny", "Another")
+
+
+def released(course: Path, name: str = NAME) -> dict:
+    """The released notebook."""
+    return json.loads((course / "exercises" / name / f"{name}.ipynb").read_text())
+
+
+def answered(course: Path, answers: dict[str, str] = RIGHT, name: str = NAME) -> dict:
+    """The released notebook with answers filled in, as a student saves it."""
+    notebook = copy.deepcopy(released(course, name))
+    for cell in notebook["cells"]:
+        grade_id = cell["metadata"].get("nbgrader", {}).get("grade_id")
+        if grade_id in answers:
+            cell["source"] = textwrap.dedent(answers[grade_id])
+    return notebook
+
+
+def hand_in(
+    course: Path, student: str, notebook: dict | str, when: str = "2026-01-10 12:00:00.000000 UTC"
+) -> Path:
+    """Put a notebook (or any text) into ``submitted/``, as `seqcourse collect` does."""
+    folder = course / "submitted" / student / NAME
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "timestamp.txt").write_text(when)
+    path = folder / f"{NAME}.ipynb"
+    path.write_text(notebook if isinstance(notebook, str) else json.dumps(notebook))
+    return path
