@@ -169,3 +169,97 @@ def toy_course(folder: Path, source: str = SOURCE) -> Path:
     (folder / "nbgrader_config.py").write_text(CONFIG.read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "solutions" / f"{NAME}.md").write_text(source, encoding="utf-8")
     return folder
+
+
+MUTANTS = {
+    "toy-double": """answer = "toy-double"
+[[wrong]]
+name = "three times"
+replace = ["2 * x", "3 * x"]
+fails = ["toy-double-values", "toy-double-hidden"]
+[[wrong]]
+name = "adds two"
+replace = ["2 * x", "2 + x"]
+fails = ["toy-double-values", "toy-double-zero", "toy-double-hidden"]
+[[wrong]]
+name = "forgets to return"
+replace = ["    return doubled\\n", ""]
+fails = ["toy-double-shape", "toy-double-values", "toy-double-zero", "toy-double-hidden"]
+[[wrong]]
+name = "transposed"
+code = '''
+def double(x):
+    return 2 * x.permute(list(range(x.dim()))[::-1])'''
+fails = ["toy-double-shape", "toy-double-values"]
+[[wrong]]
+name = "needs at least one dimension"
+code = '''
+def double(x):
+    return torch.stack([2 * row for row in x])'''
+fails = ["toy-double-hidden"]
+[[right]]
+name = "sum"
+replace = ["2 * x", "x + x"]
+[[right]]
+name = "in two steps"
+code = '''
+def double(x):
+    y = x.clone()
+    y += x
+    return y'''
+[[right]]
+name = "in one line"
+code = "def double(x): return x.mul(2)"
+""",
+    "toy-sums": """answer = "toy-sums"
+[[wrong]]
+name = "wrong axis"
+replace = ["dim=1", "dim=0"]
+fails = ["toy-sums-first", "toy-sums-last", "toy-sums-hidden", "toy-sums-batch"]
+[[wrong]]
+name = "one step late"
+replace = ["torch.cumsum(x, dim=1)", "torch.cumsum(x, dim=1) - x"]
+fails = ["toy-sums-first", "toy-sums-last", "toy-sums-hidden", "toy-sums-batch"]
+[[wrong]]
+name = "the last sum only"
+replace = ["torch.cumsum(x, dim=1)", "x.sum(1)"]
+fails = ["toy-sums-shape", "toy-sums-first", "toy-sums-last", "toy-sums-hidden", "toy-sums-batch"]
+[[wrong]]
+name = "hard-coded"
+code = '''
+class Sums:
+    def __call__(self, x):
+        return torch.tensor([[1.0, -1.0, -0.5], [3.0, 3.25, 2.25]])'''
+fails = ["toy-sums-hidden", "toy-sums-batch"]
+[[wrong]]
+name = "one row for all"
+replace = ["torch.cumsum(x, dim=1)", "torch.cumsum(x, dim=1)[:1].expand_as(x)"]
+fails = ["toy-sums-first", "toy-sums-last", "toy-sums-batch"]
+[[right]]
+name = "loop"
+code = '''
+class Sums:
+    def __call__(self, x):
+        total, sums = 0, []
+        for t in range(x.shape[1]):
+            total = total + x[:, t]
+            sums.append(total)
+        return torch.stack(sums, 1)'''
+[[right]]
+name = "triangular matrix"
+replace = ["torch.cumsum(x, dim=1)", "x @ torch.ones(x.shape[1], x.shape[1]).triu()"]
+[[right]]
+name = "einsum"
+replace = ["torch.cumsum(x, dim=1)",
+           "torch.einsum('bt,ts->bs', x, torch.ones(x.shape[1], x.shape[1]).triu())"]
+""",
+}
+
+
+def toy_mutants(course: Path, mutants: dict[str, str] = MUTANTS) -> Path:
+    """Write mutants into a course made by `toy_course`."""
+    folder = course / "tests" / "mutants" / NAME
+    folder.mkdir(parents=True)
+    for answer, text in mutants.items():
+        (folder / f"{answer}.toml").write_text(text, encoding="utf-8")
+    return course
