@@ -179,7 +179,7 @@ def _after(
     """Cells without a name that directly follow a cell with the text that comes before the answer."""
     if previous is None:
         return []
-    following = {c.index + 1 for c in cells if c.source.strip() == previous.source.strip()}
+    following = {c.index + 1 for c in cells if _is_released(c.source, previous.source)}
     return [c for c in strangers if c.index in following and c.kind == cell.cell_type]
 
 

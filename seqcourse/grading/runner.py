@@ -41,7 +41,6 @@ PRELOADED = (
     "torch.nn.functional",
     "torch.testing",
     "torch.optim",
-    "matplotlib.pyplot",
     "seqcourse.runtime",
     "seqcourse.checks",
     "seqcourse.data",
@@ -63,6 +62,7 @@ def main() -> None:
     control = socket.socket(fileno=int(os.environ.pop(CONTROL)))
     shield()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.makedirs(os.path.expanduser("~"), exist_ok=True)
     preload()
     shell = build_shell()
     guard = Guard(shell)
@@ -332,7 +332,7 @@ class Test:
         """Run one test, statement by statement: a frame that jumps to its end skips one statement, not all."""
         try:
             for statement in self.statements(source):
-                _exec(_compile(statement, "<test>", "exec"), self.namespace)
+                _exec(_compile(statement, "<test>", "exec", dont_inherit=True), self.namespace)
         except BaseException as error:  # also SystemExit and KeyboardInterrupt: none of them is a passed test
             return {"passed": False} | describe(error, source)
         return {"passed": True}

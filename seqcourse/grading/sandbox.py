@@ -123,6 +123,8 @@ class Sandbox:
         self, message: dict[str, Any] | None, seconds: float, fds: list[int] | None = None
     ) -> dict[str, Any]:
         """Send a command to the zygote and wait for its answer."""
+        if not self.alive():
+            raise SandboxLost("the sandbox has ended")
         try:
             if message:
                 channel.send(self.control, message, fds or [])
