@@ -1,11 +1,12 @@
 """The directive `records`: a table of every record in a folder, read from the files when the book is built.
 
 Usage: ```{records} ../records``` with a path relative to the page, of a folder or of one file. Nothing in the
-table is typed by hand.
+table is typed by hand. The directive `kill-matrix` does the same for an exercise's wrong answers.
 """
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,25 @@ class RecordTables(SphinxDirective):
         return found
 
 
+class KillMatrices(SphinxDirective):
+    """What the graders of one exercise catch: a table of its cells, and one to open for each answer."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        from seqcourse.grading.mutants import kill_matrix, record_path
+
+        course, exercise = Path(self.env.srcdir).parent, self.arguments[0]
+        self.env.note_dependency(str(record_path(exercise, course)))
+        cells, *answers = kill_matrix(exercise, course)
+        opened = [
+            f"<details><summary>{escape(table.caption)}</summary>{table._repr_html_()}</details>"
+            for table in answers
+        ]
+        return [nodes.raw("", html, format="html") for html in (cells._repr_html_(), *opened)]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("records", RecordTables)
+    app.add_directive("kill-matrix", KillMatrices)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
