@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from toy_exercise import MUTANTS, NAME, toy_course, toy_mutants
 
-from seqcourse.grading import authoring, mutants
+from seqcourse.grading import authoring, end_to_end, mutants
 from seqcourse.grading.cli_mutants import mutants_cmd
 from seqcourse.grading.mutants import Mutant, Result
 
@@ -291,3 +291,37 @@ def test_check_runs_nothing_and_tells(recorded, monkeypatch):
     result = CliRunner().invoke(mutants_cmd, ["--check", NAME])
     assert result.exit_code == 1
     assert "toy-sums: no mutants" in result.output and "the record is older" in result.output
+
+
+def test_the_command_runs_everything_in_the_sandbox_and_writes_the_record(tmp_path, monkeypatch):
+    """With one right answer made wrong: the record says so, and the exit code too."""
+    broken = MUTANTS["toy-sums"].replace("total + x[:, t]", "total - x[:, t]")
+    course = toy_mutants(toy_course(tmp_path), {**MUTANTS, "toy-sums": broken})
+    monkeypatch.chdir(course)
+    done = CliRunner().invoke(mutants_cmd, ["--write"])
+    record = json.loads(mutants.record_path(NAME, course).read_text(encoding="utf-8"))
+    found = [
+        violation for violation in record["violations"] if not violation.startswith("toy-sums: right: loop")
+    ]
+    assert found == [] and len(record["violations"]) == 1, done.output
+    assert "toy-sums: right: loop: should pass" in done.output and done.exit_code == 1
+    assert "10 wrong and 6 right answers, 9 graded cells" in done.output
+
+
+# --- end to end --------------------------------------------------------------------------------------
+
+
+def test_the_sample_has_each_kind_of_each_answer(results):
+    chosen = [(r.mutant.kind, r.mutant.answer) for r in end_to_end.sample(results)]
+    assert chosen == [
+        ("reference", "all answers"), ("blank", "all answers"),
+        ("wrong", "toy-double"), ("right", "toy-double"), ("wrong", "toy-sums"), ("right", "toy-sums"),
+    ]  # fmt: skip
+
+
+def test_nbgrader_gives_the_marks_of_the_fast_path(course, source, results):
+    """And a mark that differs is named: here the fast path is said to have failed one cell more."""
+    assert [r.mutant.kind for r in results[:2]] == ["reference", "blank"]
+    lying = Result(results[0].mutant, "graded", {"toy-double-zero": "failed"})
+    found = end_to_end.differences(NAME, source, [lying, *results[1:3]], course)
+    assert found == [f"{lying.mutant}: toy-double-zero: nbgrader autograde gives 1.0, expected 0"]
