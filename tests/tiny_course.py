@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import atexit
 import copy
+import csv
 import json
 import shutil
+import sqlite3
 import tempfile
 import textwrap
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
@@ -133,6 +136,11 @@ def _pattern(names: tuple[str, ...]) -> Path:
     return folder
 
 
+def empty_gradebook(course: Path) -> None:
+    """Put an empty gradebook in the place of the course's."""
+    shutil.copy(_pattern((NAME, "02-other")) / "gradebook.db", course / "gradebook.db")
+
+
 def _renamed(source: str, name: str) -> str:
     """Another exercise: other functions, other cells."""
     for old, new in ((NAME, name), ("double", "halve"), ("triple", "third"), ("why", "explain")):
@@ -165,3 +173,63 @@ def hand_in(
     path = folder / f"{NAME}.ipynb"
     path.write_text(notebook if isinstance(notebook, str) else json.dumps(notebook))
     return path
+
+
+def run_unsafely(job: dict) -> dict:
+    """Stands in for the sandboxed `execute`: same contract, no protection, a millisecond."""
+    notebook, names, cells, status = copy.deepcopy(job["notebook"]), {}, {}, "graded"
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        about, cell["outputs"], cell["execution_count"] = cell["metadata"]["nbgrader"], [], 1
+        try:
+            exec(cell["source"], names)
+            outcome = {"passed": True, "reason": "passed", "seconds": 0.001}
+        except Exception as error:
+            said = {"ename": type(error).__name__, "evalue": str(error), "traceback": [repr(error)]}
+            cell["outputs"] = [{"output_type": "error", **said}]
+            outcome = {"passed": False, "reason": "failed", "seconds": 0.001}
+        if about["grade"]:
+            cells[about["grade_id"]] = outcome
+    return {
+        "notebook": notebook,
+        "status": status,
+        "cells": cells,
+        "notes": [],
+        "sandbox": "none: the tests' stand-in",
+        "seconds": 0.001,
+    }
+
+
+def gradebook_contents(course: Path) -> dict[str, list[tuple]]:
+    """Everything in the gradebook but nbgrader's random ids, so that two gradebooks can be compared."""
+    queries = {
+        "submissions": "SELECT a.name, s.student_id, s.timestamp, s.extension FROM submitted_assignment s "
+        "JOIN assignment a ON a.id = s.assignment_id",
+        "notebooks": "SELECT n.name, s.student_id, b.flagged, b.late_submission_penalty "
+        "FROM submitted_notebook b JOIN submitted_assignment s ON s.id = b.assignment_id "
+        "JOIN notebook n ON n.id = b.notebook_id",
+        "grades": "SELECT c.name, s.student_id, g.auto_score, g.manual_score, g.extra_credit, "
+        "g.needs_manual_grade FROM grade g JOIN base_cell c ON c.id = g.cell_id "
+        "JOIN submitted_notebook b ON b.id = g.notebook_id "
+        "JOIN submitted_assignment s ON s.id = b.assignment_id",
+        "comments": "SELECT c.name, s.student_id, m.auto_comment, m.manual_comment FROM comment m "
+        "JOIN base_cell c ON c.id = m.cell_id JOIN submitted_notebook b ON b.id = m.notebook_id "
+        "JOIN submitted_assignment s ON s.id = b.assignment_id",
+        "cells": "SELECT name, type FROM base_cell",
+        "source": "SELECT name, source, checksum, locked FROM source_cell",
+        "students": "SELECT id, first_name, last_name, email FROM student",
+    }
+    with closing(sqlite3.connect(course / "gradebook.db")) as database:
+        found = {
+            name: sorted(database.execute(query).fetchall(), key=repr) for name, query in queries.items()
+        }
+        for table in ("grade", "comment", "submitted_notebook", "submitted_assignment"):
+            found[f"rows of {table}"] = database.execute(f"SELECT count(*) FROM {table}").fetchall()
+    return found
+
+
+def report(course: Path, name: str = NAME) -> dict[str, dict[str, str]]:
+    """The rows of the report by student."""
+    with (course / "reports" / f"{name}.csv").open(newline="") as file:
+        return {row["student"]: row for row in csv.DictReader(file)}

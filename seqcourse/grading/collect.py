@@ -169,7 +169,7 @@ def collect(
     exercises = known_exercises(course, name)
     strays, by_student = _sort(delivery, name, roster)
     previous = read_collection(course, name)
-    fresh = {student: _judge(student, files, name, exercises) for student, files in by_student.items()}
+    fresh = {student: judge(student, files, name, exercises) for student, files in by_student.items()}
     hand_ins, kept = dict(previous.hand_ins), []
     for student, (entry, data) in sorted(fresh.items()):
         if _is_newer(entry, _filed(course, name, student, previous)):
@@ -216,7 +216,9 @@ def _is_clutter(name: str) -> bool:
     return any(part in ("__MACOSX", ".ipynb_checkpoints", "__pycache__", ".DS_Store") for part in parts)
 
 
-def _judge(student: str, files: list, name: str, exercises: list[Exercise]) -> tuple[HandIn, bytes]:
+def judge(
+    student: str, files: list[tuple[Member, Origin]], name: str, exercises: list[Exercise]
+) -> tuple[HandIn, bytes]:
     """Choose a student's hand-in among their files: the newest of this exercise; say what was left out."""
     notebooks = [pair for pair in files if pair[0].suffix == ".ipynb"]
     notes = _left_out(files)
@@ -313,11 +315,12 @@ def _filed(course: Course, name: str, student: str, previous: Collection) -> Han
     with suppress(OSError):
         digest = hashlib.sha256(read_regular(folder / f"{name}.ipynb")).hexdigest()
         notes = ["filed by other means"]
-        return HandIn(student, "collected", f"{name}.ipynb", _folder_time(folder), notes=notes, sha256=digest)
+        return HandIn(student, "collected", f"{name}.ipynb", folder_time(folder), notes=notes, sha256=digest)
     return HandIn(student, "missing", reason="no hand-in")
 
 
-def _folder_time(folder: Path) -> str:
+def folder_time(folder: Path) -> str:
+    """The moment in a folder's ``timestamp.txt``; empty if there is none, or no date in it."""
     try:
         return _stamp(parse_timestamp((folder / "timestamp.txt").read_text()[:100]))
     except (OSError, UnicodeDecodeError):
@@ -340,7 +343,7 @@ def _file(course: Course, name: str, entry: HandIn, data: bytes) -> HandIn:
     if entry.status == "collected":
         folder = course.step("submitted", entry.student, name)
         write_atomically(folder / "timestamp.txt", entry.timestamp)
-        write_atomically(folder / f"{name}.ipynb", data)
+        write_atomically(folder / f"{name}.ipynb", data, durable=True)
     return replace(entry, notes=notes)
 
 

@@ -38,8 +38,12 @@ def is_student_id(text: str) -> bool:
     return bool(_STUDENT_ID.fullmatch(text))
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a kill leaves either the old content or the new, never half of it."""
+def write_atomically(path: Path, content: str | bytes, durable: bool = False) -> None:
+    """Write a file so that a kill leaves either the old content or the new, never half of it.
+
+    Args:
+        durable: Wait until the disk has it (milliseconds): for what could not be made again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}-")
@@ -47,7 +51,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:

@@ -242,19 +242,10 @@ def _text(cell: dict) -> str:
     return source if isinstance(source, str) else ""
 
 
-def inspect_file(path: Path, root: Path) -> Inspection:
-    """Inspect a notebook on disk; a link anywhere between `root` and the file refuses it."""
-    links = [part for part in (path, *path.parents) if part.is_relative_to(root) and part.is_symlink()]
-    if links:
-        return Inspection(
-            "refused", f"{links[-1].relative_to(root)} is a symbolic link (to {os.readlink(links[-1])})"
-        )
-    try:
-        return inspect_notebook(read_regular(path))
-    except FileNotFoundError:
-        return Inspection("missing", f"there is no {path.name}")
-    except OSError as error:
-        return Inspection("refused", str(error))
+def link_above(path: Path, root: Path) -> str:
+    """Say which part of a path below `root` is a symbolic link; empty if none is."""
+    links = [part for part in (path, *path.parents) if root in part.parents and part.is_symlink()]
+    return f"{links[-1].relative_to(root)} is a symbolic link (to {os.readlink(links[-1])})" if links else ""
 
 
 @dataclass(frozen=True)
