@@ -276,7 +276,7 @@ def test_data_of_the_course_can_be_read_and_not_written():
     ask = "from seqcourse.data import load_tinyshakespeare\nprint(load_tinyshakespeare().source.name)"
     done = mark(step=f"{STEP}\n{ask}")
     assert (done.status, reasons(done)) == ("graded", PASSED)
-    assert "Shakespeare" in outputs(done)
+    assert "tinyshakespeare" in outputs(done)
 
 
 # --- without bubblewrap ---

@@ -10,6 +10,7 @@ def canary() -> list[str]:
     a, b = random.uniform(0, 1), random.uniform(2, 3)
     n = random.randrange(2, 6)
     tensors = f"_torch.full(({n},), {a}), _torch.full(({n},), {b})"
+    checks = "import torch as _torch, seqcourse.checks as _checks"
     return [
         f"assert {a} == {b}",
         f"assert abs({a} - {b}) < 1e-6, 'off'",
@@ -19,8 +20,8 @@ def canary() -> list[str]:
         f"import torch as _torch\nassert _torch.allclose({tensors})",
         f"import torch as _torch\nassert _torch.equal({tensors})",
         f"import torch as _torch\n_torch.testing.assert_close({tensors})",
-        f"import torch as _torch\nassert ({tensors.split('), ')[0]}) == {b}).all()",
-        f"import torch as _torch, seqcourse.checks as _checks\n_checks.check_close({tensors})",
-        f"import torch as _torch, seqcourse.checks as _checks\n_checks.check_shape(_torch.zeros({n}), ({n + 1},))",
+        f"import torch as _torch\nassert (_torch.full(({n},), {a}) == {b}).all()",
+        f"{checks}\n_checks.check_close({tensors})",
+        f"{checks}\n_checks.check_shape(_torch.zeros({n}), ({n + 1},))",
         f"import numpy as _numpy\n_numpy.testing.assert_allclose([{a}], [{b}])",
     ]

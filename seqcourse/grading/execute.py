@@ -120,6 +120,7 @@ class _Execution:
         answers = "\n\n".join(step.source for step in self.steps if step.kind == "answer")
         self.suspicions = suspicions(answers)
         self.notes += self.suspicions
+        self.sample: Step | None = None
 
     # --- attempts ---
 
@@ -139,10 +140,8 @@ class _Execution:
                 return
 
     def borrow(self) -> None:
-        """A sandbox for this attempt; a fresh one for code that could leave something behind."""
+        """A sandbox for this attempt, and in it a process for the cells."""
         if self.sandbox is None:
-            if self.suspicions:
-                sandboxes.close_one()
             self.sandbox = self.lease.enter_context(sandboxes.lend())
             self.statement = self.sandbox.statement
         try:
@@ -151,24 +150,26 @@ class _Execution:
             raise SandboxMissing(f"the sandbox does not start a submission: {lost}") from lost
 
     def leave(self) -> None:
-        """Wipe the sandbox after an attempt; throw it away if anything was unusual."""
+        """End an attempt: wipe the sandbox, and throw it away if something could have been left in it."""
         for _, sock, _ in self.waiting.values():
             sock.close()
         self.waiting.clear()
         if self.sandbox is None:
             return
         self.sock.close()
-        unusual = bool(self.troubles or self.suspicions)
-        try:
-            found = self.sandbox.wipe()
-            if found["left"]:
-                self.notes.append(f"left behind: {', '.join(map(str, found['left'][:5]))}")
-                unusual = True
-        except SandboxLost:
-            unusual = True
-        if unusual:
+        if not self.wiped() or self.suspicions or "tampered" in self.troubles:
             self.sandbox.close()
             self.release()
+
+    def wiped(self) -> bool:
+        """Whether nothing of the submission remains."""
+        try:
+            left = self.sandbox.wipe()["left"]
+        except SandboxLost:
+            return False
+        if left:
+            self.note(f"left behind: {', '.join(map(str, left[:5]))}")
+        return not left
 
     def release(self) -> None:
         """Give the sandbox back."""
@@ -193,10 +194,11 @@ class _Execution:
 
     def visible_phase(self) -> None:
         """Run the cells in order; tests in forks; hidden tests are forked where they stand and wait."""
-        tests = [step.index for step in self.steps if step.kind in ("test", "hidden")]
+        tests = [step for step in self.steps if step.kind in ("test", "hidden")]
+        self.sample = random.choice(tests) if tests else None
         spot = random.choice(tests) if tests else None
         for step in self.steps:
-            if step.index == spot:
+            if step is spot:
                 self.check_canary(step)
             if step.index in self.dropped or step.name in self.outcomes:
                 continue
@@ -245,17 +247,27 @@ class _Execution:
         began = time.monotonic()
         with sock:
             try:
-                answer = self.question(step, sock, [step.source])
+                answer = self.question(step, sock, self.sources(step))
             except (channel.Closed, TimeoutError) as error:
                 reason = "timeout" if isinstance(error, TimeoutError) else "crashed"
                 self.command(step, lambda: self.sandbox.kill(pid))
                 self.troubles.add(reason)
                 self.decide(step, reason, time.monotonic() - began)
                 return
-        (result,) = answer["results"]
+        result, *twin = answer["results"]
+        if any(failure["passed"] for failure in twin):
+            self.tampered(f"{step.name} passes even with an assertion that must fail")
         if not result["passed"]:
             self.errors[step.name] = result
         self.decide(step, "passed" if result["passed"] else "failed", time.monotonic() - began)
+
+    def sources(self, step: Step) -> list[str]:
+        """A test; of doubtful submissions, and now and then of any, also the test with an assertion that must fail.
+
+        The canaries do not call the student's functions. This finds functions that, when called, skip what follows.
+        """
+        doubtful = self.suspicions or step is self.sample
+        return [step.source, f"{step.source}\nassert {random.random()} > 1"] if doubtful else [step.source]
 
     def check_canary(self, place: Step) -> None:
         """Run tests that must fail."""

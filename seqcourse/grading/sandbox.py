@@ -27,7 +27,7 @@ import psutil
 import seqcourse
 from seqcourse.data.fetch import Store
 from seqcourse.data.registry import datasets
-from seqcourse.grading import channel
+from seqcourse.grading import channel, seccomp
 from seqcourse.grading.limits import Limits
 
 BUBBLEWRAP = "bubblewrap"
@@ -194,14 +194,31 @@ _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="seqcourse-sandb
 
 
 def _spawn(control: socket.socket, protected: bool) -> subprocess.Popen:
-    fd = control.fileno()
-    python = [sys.executable, "-m", "seqcourse.grading.runner"]
-    env = environment(protected) | {"SEQCOURSE_CONTROL": str(fd)}
-    command = [*bubblewrap(env), "--", *python] if protected else python
-    return subprocess.Popen(
-        command, env=env, pass_fds=[fd], cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        start_new_session=not protected,
-    )  # fmt: skip
+    """Start a zygote. Its file descriptors: the control socket, and for bubblewrap the filter of system calls."""
+    env = environment(protected) | {"SEQCOURSE_CONTROL": str(control.fileno())}
+    command = [sys.executable, "-m", "seqcourse.grading.runner"]
+    if not protected:
+        return _popen(command, env, [control.fileno()], start_new_session=True)
+    with _filter() as filter_fd:
+        return _popen(bubblewrap(env, filter_fd, command), env, [control.fileno(), filter_fd])
+
+
+def _popen(command: list[str], env: dict[str, str], fds: list[int], **more: Any) -> subprocess.Popen:
+    # Whatever student code may print below Python is dropped; the zygote's own complaints stay on stderr.
+    null = subprocess.DEVNULL
+    return subprocess.Popen(command, env=env, pass_fds=fds, cwd="/", stdin=null, stdout=null, **more)
+
+
+@contextmanager
+def _filter() -> Iterator[int]:
+    """A file descriptor from which bubblewrap reads the filter."""
+    read, write = os.pipe()
+    os.write(write, seccomp.program())
+    os.close(write)
+    try:
+        yield read
+    finally:
+        os.close(read)
 
 
 @functools.cache
@@ -211,8 +228,11 @@ def problem() -> str:
         raise SandboxMissing("grading forks processes, which this system cannot: on Windows, use WSL")
     if not shutil.which("bwrap"):
         return "the program bwrap (package bubblewrap) is not installed"
-    command = [*bubblewrap({}), "--", sys.executable, "-c", "pass"]
-    tried = subprocess.run(command, env={}, capture_output=True, text=True, timeout=60, check=False)
+    with _filter() as fd:
+        command = bubblewrap({}, fd, [sys.executable, "-c", "pass"])
+        tried = subprocess.run(
+            command, pass_fds=[fd], capture_output=True, text=True, timeout=60, check=False
+        )
     return tried.stderr.strip() or f"bwrap ended with {tried.returncode}" if tried.returncode else ""
 
 
@@ -237,26 +257,19 @@ def environment(protected: bool) -> dict[str, str]:
     return common | {name: os.environ[name] for name in kept if name in os.environ}
 
 
-def bubblewrap(env: dict[str, str]) -> list[str]:
-    """The command that makes the sandbox."""
-    command = [
-        "bwrap",
-        "--unshare-all",
-        "--unshare-user",
-        "--uid",
-        "1000",
-        "--gid",
-        "1000",
-        "--hostname",
-        "sandbox",
-    ]
-    command += ["--cap-drop", "ALL", "--new-session", "--die-with-parent"]
-    # The zygote is process 1: the kernel then lets nobody inside kill it, and when it ends, ends all others.
+def bubblewrap(env: dict[str, str], filter_fd: int, program: list[str]) -> list[str]:
+    """The command that runs `program` in the sandbox."""
+    command = ["bwrap", "--unshare-all", "--unshare-user", "--uid", "1000", "--gid", "1000"]
+    command += ["--hostname", "sandbox", "--cap-drop", "ALL", "--new-session", "--die-with-parent"]
+    # The zygote is process 1: the kernel lets nobody inside kill it, and when it ends, it ends all others.
     command += ["--as-pid-1"]
+    command += ["--seccomp", str(filter_fd)] if seccomp.program() else []
     command += ["--proc", "/proc", "--dev", "/dev", *_scratch("/dev/shm"), *_scratch("/tmp")]
     command += _system() + _python() + _course() + _data()
+    # Nothing but the two scratch folders can be written: not even the sandbox's own root.
     command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--clearenv"]
-    return command + [part for name, value in env.items() for part in ("--setenv", name, value)]
+    command += [part for name, value in env.items() for part in ("--setenv", name, value)]
+    return [*command, "--", *program]
 
 
 def _scratch(folder: str) -> list[str]:
@@ -324,11 +337,6 @@ class SandboxPool:
         if sandbox.alive():
             with self._lock:
                 self._idle.append(sandbox)
-
-    def close_one(self) -> None:
-        """End one idle zygote, so that a fresh one takes its place."""
-        if sandbox := self._take():
-            sandbox.close()
 
     def close(self) -> None:
         """End all idle zygotes."""
