@@ -45,19 +45,15 @@ def write_atomically(path: Path, content: str | bytes, durable: bool = False) ->
         durable: Wait until the disk has it (milliseconds): for what could not be made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    # One fixed name: what a kill leaves behind is overwritten when the work is done again.
+    partial = path.with_name(f".{path.name}.partial")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(partial, flags, 0o644), "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+    os.replace(partial, path)
 
 
 def timestamp_text(moment: datetime) -> str:

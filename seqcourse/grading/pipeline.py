@@ -209,6 +209,9 @@ class Grading:
             return
         if not self._is_recorded(task):
             self._record(task)
+        elif task.entry.feedback != self.marks[task.student]:  # marked by hand since then
+            record.renew_penalties(self.course, self.gradebook, self.name, task.student)
+            self.marks |= record.fingerprints(self.gradebook, self.name, task.student)
         if task.entry.feedback != self.marks[task.student] or not self.pages.path(task.student).exists():
             self.pages.write(self.gradebook, task.student, task.entry.result["notebook"])
             task.entry.feedback = self.marks[task.student]

@@ -188,6 +188,19 @@ def _late_penalty(course: Course, gradebook: Gradebook, name: str, student: str)
         notebook.late_submission_penalty = penalty and step._check_late_penalty(notebook, penalty)
 
 
+def renew_penalties(course: Course, gradebook: Gradebook, name: str, student: str | None = None) -> None:
+    """Compute late penalties anew (everybody's, or one student's): hand marks change what they are of."""
+    try:
+        submissions = gradebook.find_assignment(name).submissions
+    except MissingEntry:
+        return
+    late = [entry.student_id for entry in submissions if entry.total_seconds_late > 0]
+    with _one_transaction(gradebook):
+        for each in late:
+            if student in (None, each):
+                _late_penalty(course, gradebook, name, each)
+
+
 def withdraw(gradebook: Gradebook, name: str, student: str) -> None:
     """Take the autograder's marks of a hand-in that no longer counts out; marks given by hand stay."""
     try:
