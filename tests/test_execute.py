@@ -288,10 +288,10 @@ def no_bubblewrap(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     pool = SandboxPool()
     monkeypatch.setattr("seqcourse.grading.execute.sandboxes", pool)
-    sandbox_module.problem.cache_clear()
+    sandbox_module.isolation.cache_clear()
     yield
     pool.close()
-    sandbox_module.problem.cache_clear()
+    sandbox_module.isolation.cache_clear()
 
 
 def test_without_bubblewrap_it_works_and_says_loudly_what_is_not_protected(no_bubblewrap):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import secrets
 import select
 import shutil
 import socket
@@ -55,7 +56,7 @@ class Sandbox:
         self.protected = not problem()
         ours, theirs = socket.socketpair()
         self.control = ours
-        self.process = _spawner.submit(_spawn, theirs, self.protected).result()
+        self.process = _spawner.submit(_spawn, theirs).result()
         theirs.close()
         self.limits = Limits()
         try:
@@ -142,14 +143,14 @@ def waiter(sock: socket.socket, deadline: float, watch: Callable[[], None]) -> C
     """
 
     def wait() -> None:
-        pause = 0.05  # short tests pay nothing for the watching
+        pause = 0.1  # short tests pay nothing for the watching
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
             if select.select([sock], [], [], min(left, pause))[0]:
                 return
-            pause = 0.1
+            pause = 0.2
             watch()
 
     return wait
@@ -193,14 +194,15 @@ def _quietly(action: Callable[[], int | None]) -> int:
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="seqcourse-sandbox")
 
 
-def _spawn(control: socket.socket, protected: bool) -> subprocess.Popen:
+def _spawn(control: socket.socket) -> subprocess.Popen:
     """Start a zygote. Its file descriptors: the control socket, and for bubblewrap the filter of system calls."""
-    env = environment(protected) | {"SEQCOURSE_CONTROL": str(control.fileno())}
+    options, _ = isolation()
+    env = environment(options) | {"SEQCOURSE_CONTROL": str(control.fileno())}
     command = [sys.executable, "-m", "seqcourse.grading.runner"]
-    if not protected:
+    if not options:
         return _popen(command, env, [control.fileno()], start_new_session=True)
-    with _filter() as filter_fd:
-        return _popen(bubblewrap(env, filter_fd, command), env, [control.fileno(), filter_fd])
+    with _filter() as fd:
+        return _popen(bubblewrap(options, env, fd, command), env, [control.fileno(), fd])
 
 
 def _popen(command: list[str], env: dict[str, str], fds: list[int], **more: Any) -> subprocess.Popen:
@@ -221,23 +223,55 @@ def _filter() -> Iterator[int]:
         os.close(read)
 
 
+# Ways to make the sandbox. As root the zygote takes on a user id of its own (see runner.become): the kernel exempts
+# root from the limit on processes, and files of root's stay closed to it. Everybody else, and root in a container
+# that may not do this, gets a user namespace.
+_AS_ROOT = (
+    "--unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try "
+    "--cap-drop ALL --cap-add CAP_SETUID --cap-add CAP_SETGID"
+)
+_AS_USER = "--unshare-all --unshare-user --uid 1000 --gid 1000 --cap-drop ALL"
+_FIRST_UID = 1_900_000_000
+# Run in a trial sandbox: can the Python environment be read there?
+_TRIAL = """
+import os, importlib.util
+uid = int(os.environ.get("SEQCOURSE_UID", 0))
+if uid:
+    os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
+open(importlib.util.find_spec("torch").origin).close()
+open("/tmp/x", "w").close()
+"""
+
+
 @functools.cache
-def problem() -> str:
-    """Why there is no sandbox on this machine; empty if there is one."""
+def isolation() -> tuple[str, str]:
+    """bubblewrap's options that work here, or why none do."""
     if not hasattr(os, "fork"):
         raise SandboxMissing("grading forks processes, which this system cannot: on Windows, use WSL")
     if not shutil.which("bwrap"):
-        return "the program bwrap (package bubblewrap) is not installed"
-    with _filter() as fd:
-        command = bubblewrap({}, fd, [sys.executable, "-c", "pass"])
-        tried = subprocess.run(
-            command, pass_fds=[fd], capture_output=True, text=True, timeout=60, check=False
-        )
-    return tried.stderr.strip() or f"bwrap ended with {tried.returncode}" if tried.returncode else ""
+        return "", "the program bwrap (package bubblewrap) is not installed"
+    complaint = ""
+    for options in (_AS_ROOT, _AS_USER) if os.geteuid() == 0 else (_AS_USER,):
+        with _filter() as fd:
+            command = bubblewrap(options, environment(options), fd, [sys.executable, "-c", _TRIAL])
+            tried = subprocess.run(command, pass_fds=[fd], capture_output=True, text=True, check=False)
+        if tried.returncode == 0:
+            return options, ""
+        complaint = tried.stderr.strip() or f"bwrap ended with {tried.returncode}"
+    return "", complaint
 
 
-def environment(protected: bool) -> dict[str, str]:
-    """The environment of a zygote: nothing of the grader's own, so no password or token in it."""
+def problem() -> str:
+    """Why there is no sandbox on this machine; empty if there is one."""
+    return isolation()[1]
+
+
+def environment(options: str) -> dict[str, str]:
+    """The environment of a zygote: nothing of the grader's own, so no password or token in it.
+
+    Args:
+        options: bubblewrap's, or empty without it.
+    """
     common = {
         "PATH": "/usr/bin:/bin",
         "LANG": "C.UTF-8",
@@ -251,16 +285,16 @@ def environment(protected: bool) -> dict[str, str]:
         "MKL_NUM_THREADS": "1",
         "SEQCOURSE_OFFLINE": "1",
     }
-    if protected:
-        return common | {"HOME": _HOME, "PYTHONPATH": _PACKAGE, "SEQCOURSE_DATA_DIR": _DATA}
+    if options:
+        own = {"SEQCOURSE_UID": str(_FIRST_UID + secrets.randbelow(10**8))} if options == _AS_ROOT else {}
+        return common | {"HOME": _HOME, "PYTHONPATH": _PACKAGE, "SEQCOURSE_DATA_DIR": _DATA} | own
     kept = ("HOME", "SEQCOURSE_DATA_DIR", "SEQCOURSE_MIRROR", "PYTHONPATH")
     return common | {name: os.environ[name] for name in kept if name in os.environ}
 
 
-def bubblewrap(env: dict[str, str], filter_fd: int, program: list[str]) -> list[str]:
+def bubblewrap(options: str, env: dict[str, str], filter_fd: int, program: list[str]) -> list[str]:
     """The command that runs `program` in the sandbox."""
-    command = ["bwrap", "--unshare-all", "--unshare-user", "--uid", "1000", "--gid", "1000"]
-    command += ["--hostname", "sandbox", "--cap-drop", "ALL", "--new-session", "--die-with-parent"]
+    command = ["bwrap", *options.split(), "--hostname", "sandbox", "--new-session", "--die-with-parent"]
     # The zygote is process 1: the kernel lets nobody inside kill it, and when it ends, it ends all others.
     command += ["--as-pid-1"]
     command += ["--seccomp", str(filter_fd)] if seccomp.program() else []
@@ -273,7 +307,7 @@ def bubblewrap(env: dict[str, str], filter_fd: int, program: list[str]) -> list[
 
 
 def _scratch(folder: str) -> list[str]:
-    return ["--size", str(Limits().scratch), "--tmpfs", folder]
+    return ["--perms", "1777", "--size", str(Limits().scratch), "--tmpfs", folder]
 
 
 def _system() -> list[str]:
