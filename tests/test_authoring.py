@@ -183,6 +183,15 @@ SOURCE_DEFECTS = {
     "a role that does not fit": (":role: test\n:name: toy-sums-first",
                                  ":role: written\n:name: toy-sums-first",
                                  "toy-sums-first: a code cell cannot have the role written"),
+    "a test that changes a shared name": ("check_close(double(torch.z", "x = 0; check_close(double(torch.z",
+        "toy-double-zero: a test that changes what later cells use: x"),
+    "a test that changes a name of a function": (
+        "check_close(double(torch.z", "torch = torch; check_close(double(torch.z",
+        "toy-double-zero: a test that changes what later cells use: torch"),
+    "a test that needs another test": ("check_close(one, [[", "together\ncheck_close(one, [[",
+        "toy-sums-hidden: needs what only a test assigns: together"),
+    "a given cell that needs a test": ("summed = Sums()(x)", "summed = Sums()(x * doubled_scalar)",
+        ": needs what only a test assigns: doubled_scalar"),
     "the book's syntax": ("Double a tensor", "Double a {term}`tensor`", "'{term}`' is for the book"),
     "the book's directive": ("A good answer", ":::{note}\nA\n:::\n\nA good answer", "':::{n' is for the"),
 }  # fmt: skip
@@ -201,6 +210,16 @@ def test_a_defect_in_the_source_is_found(defect, tmp_path):
     assert planted != SOURCE
     found = authoring.problems(NAME, toy_course(tmp_path, planted))
     assert any(expected in problem for problem in found), found
+
+
+def test_a_test_may_use_a_name_that_nobody_needs_later(tmp_path):
+    """Loop variables and the like: rebound before they are used again, or local to a function."""
+    harmless = SOURCE.replace("check_shape(double(x), (2, 3))", "for i in range(3):\n    one = i").replace(
+        "import sys", "import sys\n\none = [i for i in range(3)]\nf = lambda i: i"
+    )
+    course = toy_course(tmp_path, harmless)
+    authoring.release(NAME, course)
+    assert authoring.problems(NAME, course) == []
 
 
 def test_too_few_graded_cells_are_found(tmp_path):

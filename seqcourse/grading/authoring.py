@@ -41,6 +41,8 @@ ROLES = {
 OPTIONS = ("role", "name", "points", "hint", "timeout")
 MINIMUM_GRADED = 10
 _UNNAMED = "cell-"
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_SCOPES = (*_FUNCTIONS, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _SECRET = re.compile(r"^.*BEGIN (SOLUTION|HIDDEN TESTS).*\n((?:.*\n)*?).*END \1.*$", re.MULTILINE)
 # Directives and roles of the book: JupyterLab, VS Code and Colab show them as raw text.
@@ -394,8 +396,20 @@ def _names(tree: ast.Module, context: type[ast.expr_context]) -> set[str]:
 
 def _defines(tree: ast.Module) -> list[str]:
     """The functions and classes that a cell defines at its top level."""
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    return [node.name for node in tree.body if isinstance(node, kinds)]
+    return [node.name for node in tree.body if isinstance(node, (*_FUNCTIONS, ast.ClassDef))]
+
+
+def _assigns(node: ast.AST) -> Iterator[str]:
+    """The names that a cell leaves behind: assigned, imported or defined, not what is local to a function."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, _SCOPES):
+            yield from [child.name] if hasattr(child, "name") else []
+            continue
+        if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
+            yield child.id
+        if isinstance(child, ast.alias):
+            yield (child.asname or child.name).split(".")[0]
+        yield from _assigns(child)
 
 
 def tests_of(answer: str, notebook: NotebookNode) -> list[str]:
@@ -410,7 +424,7 @@ def tests_of(answer: str, notebook: NotebookNode) -> list[str]:
         if cell.metadata.nbgrader.grade:
             found.append(grade_id(cell))
         elif role(cell) != "answer":
-            made |= {*_defines(tree), *_names(tree, ast.Store)}
+            made |= set(_assigns(tree))
     return found
 
 
@@ -422,6 +436,55 @@ def _answers(exercise: Exercise) -> Iterator[str]:
                 yield f"{grade_id(cell)}: expected one function or class, got {defined or 'none'}"
             if not tests_of(grade_id(cell), exercise.source):
                 yield f"{grade_id(cell)}: an answer that no graded cell tries"
+
+
+@dataclass(frozen=True)
+class _Uses:
+    """What a code cell does with names."""
+
+    name: str
+    test: bool
+    assigns: frozenset[str]
+    needs: frozenset[str]  # from other cells
+    inner: frozenset[str]  # those of them that its functions look up when they are called
+
+    @classmethod
+    def of(cls, cell: NotebookNode) -> _Uses:
+        tree = _tree(cell)
+        functions = [node for node in ast.walk(tree) if isinstance(node, (*_FUNCTIONS, ast.Lambda))]
+        arguments = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+        nested = {node.name for node in functions if hasattr(node, "name")}
+        known = _names(tree, ast.Store) | arguments | nested | set(_assigns(tree))
+        inner = {name for node in functions for name in _names(node, ast.Load)}
+        needs = _names(tree, ast.Load) - known
+        test = cell.metadata.nbgrader.grade
+        return cls(grade_id(cell), test, frozenset(_assigns(tree)), frozenset(needs), needs & inner)
+
+
+def _tests_stand_alone(exercise: Exercise) -> Iterator[str]:
+    """When graded, what a test assigns is gone after it; in a student's notebook it is not.
+
+    So a test must not change what later cells use, and no cell may need a name from a test.
+    """
+    cells = [_Uses.of(cell) for cell in exercise.source.cells if cell.cell_type == "code"]
+    given = frozenset().union(*(cell.assigns for cell in cells if not cell.test))
+    private = frozenset().union(*(cell.assigns for cell in cells if cell.test)) - given
+    for i, cell in enumerate(cells):
+        if cell.test and (changed := _changed(cell, cells[:i], cells[i + 1 :])):
+            yield f"{cell.name}: a test that changes what later cells use: {', '.join(sorted(changed))}"
+        if borrowed := cell.needs & private:
+            yield f"{cell.name}: needs what only a test assigns: {', '.join(sorted(borrowed))}"
+
+
+def _changed(test: _Uses, before: list[_Uses], after: list[_Uses]) -> set[str]:
+    """The names that a test takes from cells before it and that later cells see changed."""
+    taken = test.assigns & frozenset().union(*(cell.assigns for cell in before if not cell.test))
+    found = {name for cell in before if not cell.test for name in taken & cell.inner}
+    for cell in after:
+        found |= taken & cell.needs
+        if not cell.test:
+            taken -= cell.assigns
+    return found
 
 
 _CHECKS = (
@@ -436,6 +499,7 @@ _CHECKS = (
     _prose,
     _valid,
     _answers,
+    _tests_stand_alone,
 )
 
 
