@@ -192,6 +192,26 @@ def test_a_mutant_that_cannot_be_run_stops_nothing_and_is_no_kill(source, tests)
     assert "toy-double-zero: kills no mutant" in found
 
 
+def test_an_unexpected_timeout_has_a_second_try(source):
+    """A right answer that was late once is right; always late is not; a hang that is stated stays."""
+    tries = []
+
+    def run(notebook):
+        text = next(c["source"] for c in notebook["cells"] if c["id"] == "toy-double")
+        tries.append(text)
+        late = text != "late once" or tries.count(text) == 1
+        outcome = Outcome(False, "timeout") if late else Outcome(True, "passed")
+        return Ran("timeout" if late else "graded", {"toy-double-zero": outcome})
+
+    def sent(kind, text, fails=frozenset()):
+        return Mutant(kind, "toy-double", text, {"toy-double": text}, frozenset(fails))
+
+    stated = sent("wrong", "hangs", {"toy-double-zero"})
+    results = mutants.run_mutants([sent("right", "late once"), sent("right", "late"), stated], source, run)
+    assert [r.status for r in results] == ["graded", "timeout", "timeout"]
+    assert [tries.count(text) for text in ("late once", "late", "hangs")] == [2, 2, 1]
+
+
 def result(kind: str, fails: set[str], failed: set[str], status: str = "graded") -> Result:
     mutant = Mutant(kind, "a", "m", {}, frozenset(fails))
     return Result(mutant, status, dict.fromkeys(failed, "failed"))

@@ -45,10 +45,11 @@ def _run(name: str, jobs: int, write: bool, end_to_end: bool) -> list[str]:
     record = mutants.kill_record(name, source, results, time.monotonic() - started)
     if write:
         click.echo(f"{name}: {mutants.write_record(record)}")
-    kinds = [mutant.kind for mutant in known]
+    kinds, slowest = [mutant.kind for mutant in known], max(results, key=lambda result: result.seconds)
     click.echo(
         f"{name}: {kinds.count('wrong')} wrong and {kinds.count('right')} right answers, "
-        f"{len(record['cells'])} graded cells, {record['seconds']} s"
+        f"{len(record['cells'])} graded cells, {record['seconds']} s "
+        f"(slowest {slowest.seconds} s: {slowest.mutant})"
     )
     found = problems + record["violations"]
     if end_to_end:

@@ -198,7 +198,14 @@ def run_mutants(
         waiting = [pool.submit(_run_one, mutant, source, run) for mutant in mutants]
         for future in as_completed(waiting):
             done(future.result())
-    return [future.result() for future in waiting]
+    # A busy machine can make a right answer late: such a one has a second try, alone.
+    return [_again_if_late(future.result(), source, run) for future in waiting]
+
+
+def _again_if_late(result: Result, source: NotebookNode, run: Run) -> Result:
+    """The result, or a new one if the old has an unexpected timeout."""
+    late = "timeout" in {result.status, *result.failed.values()} and any(_result_problems(result))
+    return _run_one(result.mutant, source, run) if late else result
 
 
 def _run_one(mutant: Mutant, source: NotebookNode, run: Run) -> Result:
