@@ -298,7 +298,15 @@ def bubblewrap(options: str, env: dict[str, str], filter_fd: int, program: list[
     # The zygote is process 1: the kernel lets nobody inside kill it, and when it ends, it ends all others.
     command += ["--as-pid-1"]
     command += ["--seccomp", str(filter_fd)] if seccomp.program() else []
-    command += ["--proc", "/proc", "--dev", "/dev", *_scratch("/dev/shm"), *_scratch("/tmp")]
+    command += [
+        "--proc",
+        "/proc",
+        *_kernel_settings(),
+        "--dev",
+        "/dev",
+        *_scratch("/dev/shm"),
+        *_scratch("/tmp"),
+    ]
     command += _system() + _python() + _course() + _data()
     # Nothing but the two scratch folders can be written: not even the sandbox's own root.
     command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--clearenv"]
@@ -310,17 +318,26 @@ def _scratch(folder: str) -> list[str]:
     return ["--perms", "1777", "--size", str(Limits().scratch), "--tmpfs", folder]
 
 
+def _kernel_settings() -> list[str]:
+    """Settings of the whole machine, read-only: a grader that is root could else be made to write them."""
+    names = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi")
+    return [part for name in names for part in ("--ro-bind-try", f"/proc/{name}", f"/proc/{name}")]
+
+
+def _bind(source: str | Path, place: str | Path) -> list[str]:
+    """Show `source`, if it exists, read-only at `place`; folders above can be entered and are empty otherwise."""
+    above = [part for folder in list(Path(place).parents)[-2::-1] for part in ("--dir", str(folder))]
+    return [*above, "--ro-bind-try", str(source), str(place)]
+
+
 def _system() -> list[str]:
     """Libraries and programs, not the whole of /usr: nbgrader's exchange lies in /usr/local/share."""
     parts: list[str] = []
     for name in ("bin", "sbin", "lib", "lib64", "lib32"):
-        parts += ["--ro-bind-try", f"/usr/{name}", f"/usr/{name}"]
+        parts += _bind(f"/usr/{name}", f"/usr/{name}")
         top = Path("/", name)
-        if top.is_symlink():
-            parts += ["--symlink", os.readlink(top), str(top)]
-        else:
-            parts += ["--ro-bind-try", str(top), str(top)]
-    return [*parts, "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
+        parts += ["--symlink", os.readlink(top), str(top)] if top.is_symlink() else _bind(top, top)
+    return parts + _bind("/etc/ld.so.cache", "/etc/ld.so.cache")
 
 
 def _python() -> list[str]:
@@ -329,12 +346,12 @@ def _python() -> list[str]:
     for prefix in dict.fromkeys((sys.base_prefix, sys.prefix)):
         shared = prefix in ("/usr", "/usr/local")  # other things live there too
         folders += [f"{prefix}/{part}" for part in ("bin", "lib", "lib64")] if shared else [prefix]
-    return [part for folder in folders for part in ("--ro-bind-try", folder, folder)]
+    return [part for folder in folders for part in _bind(folder, folder)]
 
 
 def _course() -> list[str]:
     """The package alone: beside it, in a checkout, lie solutions, tests and perhaps the gradebook."""
-    return ["--ro-bind", str(Path(seqcourse.__file__).parent), f"{_PACKAGE}/seqcourse"]
+    return _bind(Path(seqcourse.__file__).parent, f"{_PACKAGE}/seqcourse")
 
 
 def _data() -> list[str]:
@@ -344,8 +361,8 @@ def _data() -> list[str]:
     places = [store.directory, *([Path(mirror).expanduser()] if mirror and "://" not in mirror else [])]
     parts = ["--dir", _DATA]
     for path in (file.path for dataset in datasets().values() for file in dataset.content):
-        found = next((str(place / path) for place in places if (place / path).is_file()), None)
-        parts += ["--ro-bind", found, f"{_DATA}/{path}"] if found else []
+        found = next((place / path for place in places if (place / path).is_file()), None)
+        parts += _bind(found, f"{_DATA}/{path}") if found else []
     return parts
 
 
