@@ -1,7 +1,7 @@
 """A class of 200 through the whole of grading, on a real exercise: `python tests/class_of_200.py [FOLDER]`.
 
 One hand-in of every kind of `hand_ins`, late ones, and for the rest right and wrong answers from the
-exercise's mutants. Prints times and what came out, and exits with 1 if anybody got another mark than due.
+exercise's mutants. Prints times and what came out, and exits with 1 if a mark is not the one that is due.
 """
 
 from __future__ import annotations
