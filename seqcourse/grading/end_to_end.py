@@ -23,9 +23,12 @@ class NbgraderFailed(RuntimeError):
 
 
 def sample(results: list[Result]) -> list[Result]:
-    """Reference, blank, and of each answer one wrong and one right variant."""
-    first = {(result.mutant.kind, result.mutant.answer): result for result in reversed(results)}
-    return [result for result in results if result in first.values()]
+    """Reference, blank, one wrong answer to each question, and one that is right in another way."""
+    first = {}
+    for result in results:
+        kind, answer = result.mutant.kind, result.mutant.answer
+        first.setdefault((kind, answer) if kind == "wrong" else kind, result)
+    return list(first.values())
 
 
 def differences(
