@@ -226,6 +226,16 @@ def test_a_changed_test_grades_everybody_again(folder):
     assert statuses(folder) == {"ada": ("graded", "4")}
 
 
+def test_mended_prose_and_new_points_are_taken_in_after_students_have_handed_in(folder):
+    hand_in(folder, "ada", answered(folder))
+    go(folder)
+    source = folder / "solutions" / f"{NAME}.md"
+    text = source.read_text().replace("A tiny exercise", "A very tiny exercise")
+    source.write_text(text.replace(":name: triple-visible\n:points: 2", ":name: triple-visible\n:points: 3"))
+    go(folder)
+    assert (statuses(folder), report(folder)["ada"]["max_score"]) == ({"ada": ("graded", "7")}, "11")
+
+
 def test_a_new_corrupt_hand_in_withdraws_the_old_mark_and_a_good_one_brings_it_back(folder):
     good = answered(folder)
     hand_in(folder, "ada", good)
@@ -343,7 +353,7 @@ def test_an_unready_course_is_named(folder):
     hand_in(folder, "ada", answered(folder))
     go(folder)
     source.write_text(whole.replace("triple-visible", "triple-shown"))
-    with pytest.raises(CourseError, match="students have handed in"):
+    with pytest.raises(CourseError, match=r"students have handed in.*: triple-shown, triple-visible\."):
         go(folder)
 
 
@@ -390,3 +400,59 @@ def test_the_command_grades_for_real_and_its_exit_code_tells(folder):
     assert "corrupt   bob: not a notebook" in done.output
     done = CliRunner().invoke(grade_cmd, ["09-none", "--course", str(folder)])
     assert done.exit_code == 1 and "is not released here" in done.output
+
+
+def where_it_ran(job: dict) -> dict:
+    from seqcourse.grading.scheduler import run_job
+
+    result = run_job(job)
+    return result | {"notes": [*result["notes"], f"ran in process {os.getpid()}"]}
+
+
+def test_a_cluster_of_two_processes_that_see_neither_course_nor_database(folder):
+    from dask.distributed import Client, LocalCluster
+
+    for number in range(6):
+        hand_in(folder, f"s{number}", answered(folder, RIGHT if number % 2 else WRONG))
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        client.run(tiny_course.forbid, str(folder))
+        done = go(folder, where_it_ran, scheduler=cluster.scheduler_address)
+    assert statuses(folder) == {f"s{n}": ("graded", "6" if n % 2 else "4") for n in range(6)}
+    workers = {note for task in done.tasks for note in task.entry.result["notes"] if "ran in process" in note}
+    assert len(workers) == 2 and f"ran in process {os.getpid()}" not in workers
+
+
+def test_a_worker_that_touches_the_course_would_be_noticed(folder):
+    code = "import sys, tiny_course as t; t.forbid(sys.argv[1]); open(sys.argv[1] + '/gradebook.db', 'rb')"
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+    )
+    assert found.returncode == 3 and "the worker touched" in found.stderr
+
+
+def test_no_scheduler_at_the_address_is_said(folder, monkeypatch):
+    monkeypatch.setattr("seqcourse.grading.scheduler.CONNECT_SECONDS", 0.5)
+    hand_in(folder, "ada", answered(folder))
+    options = [NAME, "--course", str(folder), "--scheduler", "tcp://127.0.0.1:9"]
+    done = CliRunner().invoke(grade_cmd, options)
+    assert done.exit_code == 1 and "no Dask scheduler answers at tcp://127.0.0.1:9" in done.output
+
+
+def test_a_page_runs_no_script_of_a_student(folder):
+    evil = "<script>steal()</script><img src=x onerror=steal()> [x](javascript:steal())"
+    hand_in(folder, "ada", answered(folder, RIGHT | {"why": f"Because {evil}"}))
+    go(folder)
+    page = (folder / "feedback/ada" / NAME / f"{NAME}.html").read_text()
+    answer = page[page.index("Because") :]
+    assert "<script>steal" not in answer and "onerror=" not in answer and 'href="javascript:' not in answer

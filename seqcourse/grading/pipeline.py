@@ -18,6 +18,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 from nbgrader.api import Gradebook
+from nbgrader.utils import is_grade, is_solution
 
 from seqcourse.grading import authoring, feedback, record
 from seqcourse.grading.collect import HandIn, folder_time, judge, known_exercises, read_collection
@@ -283,12 +284,13 @@ def exercise_template(course: Course, name: str, gradebook: Gradebook) -> Notebo
         record.register(course, gradebook, name, authoring.source_notebook(text))
     cells = record.source_cells(gradebook, name)
     released = nbformat.read(course.released(name), as_version=4)
-    ids = {cell.metadata.nbgrader.grade_id for cell in released.cells if "nbgrader" in cell.metadata}
-    if ids != set(cells):
-        odd = ", ".join(sorted(ids ^ set(cells)))
+    marked = {authoring.grade_id(cell) for cell in released.cells if is_grade(cell) or is_solution(cell)}
+    if marked != record.marked_cells(gradebook, name):
+        odd = ", ".join(sorted(marked ^ record.marked_cells(gradebook, name)))
         raise CourseError(
             f"{name}: the release is not of this source (cells {odd}): run `seqcourse release {name}`"
         )
+    record.bring_up_to_date(gradebook, name, released)
     return template(released, cells)
 
 

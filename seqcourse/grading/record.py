@@ -31,7 +31,7 @@ from nbgrader.preprocessors import (
     SaveAutoGrades,
     SaveCells,
 )
-from nbgrader.utils import is_grade, is_locked
+from nbgrader.utils import is_grade, is_locked, is_solution
 
 from seqcourse.grading.course import Course, CourseError
 
@@ -52,37 +52,54 @@ def register(course: Course, gradebook: Gradebook, name: str, source: NotebookNo
         source: The instructor's notebook, with answers and hidden tests.
 
     Raises:
-        CourseError: If graded cells came or went after students had handed in: nbgrader cannot keep both.
+        CourseError: If graded cells or answers came or went after students had handed in.
     """
     notebook, about = source, resources(course, name, ".")
     for step in (LockCells, ClearSolutions, ClearOutput, CheckCellMetadata, ComputeChecksums):
         notebook, about = step(config=course.config).preprocess(notebook, about)
-    if _known(gradebook, name) == _wanted(notebook):
+    if _wanted(notebook).items() <= _known(gradebook, name).items():
         return
     step = SaveCells(config=course.config)
     step.new_grade_cells, step.new_solution_cells, step.new_task_cells, step.new_source_cells = {}, {}, {}, {}
-    try:
-        with _one_transaction(gradebook), gradebook.db.no_autoflush:
-            gradebook.update_or_create_assignment(name)
-            in_session(step, gradebook, notebook, about)
-            step._create_notebook(notebook)
-    except RuntimeError as error:
+    with _one_transaction(gradebook), gradebook.db.no_autoflush:
+        gradebook.update_or_create_assignment(name)
+        in_session(step, gradebook, notebook, about)
+        _save(step, gradebook, name, notebook)
+
+
+def _save(step: SaveCells, gradebook: Gradebook, name: str, notebook: NotebookNode) -> None:
+    """Save the cells; once students have handed in, texts, points and prose may change, graded cells not."""
+    if not gradebook.assignment_submissions(name):
+        step._create_notebook(notebook)
+        return
+    wanted = set(step.new_grade_cells) | set(step.new_solution_cells)
+    odd = wanted ^ marked_cells(gradebook, name)
+    if odd:
         raise CourseError(
-            f"{name}: students have handed in, and since then cells were added or removed ({error}). "
-            "Give the changed exercise another name, or bring the cells back."
-        ) from error
+            f"{name}: students have handed in, and since then cells were added or removed: "
+            f"{', '.join(sorted(odd))}. Bring them back, or give the changed exercise another name."
+        )
+    for cell, about in step.new_grade_cells.items():
+        gradebook.update_or_create_grade_cell(cell, name, name, **about)
+    for cell, about in step.new_source_cells.items():
+        gradebook.update_or_create_source_cell(cell, name, name, **about)
+
+
+def marked_cells(gradebook: Gradebook, name: str) -> set[str]:
+    """Names of an exercise's graded cells and answers, as the gradebook has them."""
+    notebook = gradebook.find_notebook(name, name)
+    return {cell.name for cell in (*notebook.grade_cells, *notebook.solution_cells)}
 
 
 def _wanted(notebook: NotebookNode) -> dict[str, tuple]:
-    cells = [cell for cell in notebook.cells if "nbgrader" in cell.metadata]
-    kept = [cell for cell in cells if is_grade(cell) or cell.metadata.nbgrader.solution or is_locked(cell)]
     return {
         cell.metadata.nbgrader.grade_id: (
             cell.source,
             cell.metadata.nbgrader.checksum,
             float(cell.metadata.nbgrader.points) if is_grade(cell) else None,
         )
-        for cell in kept
+        for cell in notebook.cells
+        if is_grade(cell) or is_solution(cell) or is_locked(cell)
     }
 
 
@@ -105,6 +122,17 @@ def source_cells(gradebook: Gradebook, name: str) -> dict[str, str]:
     if not known:
         raise CourseError(f"{name}: expected solutions/{name}.md, or an assignment that the gradebook knows")
     return {cell: text for cell, (text, _, _) in known.items()}
+
+
+def bring_up_to_date(gradebook: Gradebook, name: str, notebook: NotebookNode) -> None:
+    """Give cells of a released notebook the points and checksums of the gradebook, as nbgrader does."""
+    known = _known(gradebook, name)
+    for cell in notebook.cells:
+        about = cell.metadata.get("nbgrader", {})
+        if about.get("grade_id") in known:
+            _, about["checksum"], points = known[about.grade_id]
+            if points is not None:
+                about["points"] = points
 
 
 def due_dates(gradebook: Gradebook, name: str) -> dict[str, datetime]:

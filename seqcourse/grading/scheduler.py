@@ -12,6 +12,8 @@ from typing import Any
 
 from dask.distributed import Client, LocalCluster, as_completed
 
+CONNECT_SECONDS = 10  # until a scheduler has to answer
+
 Job = dict[str, Any]
 Run = Callable[[Job], dict[str, Any]]
 
@@ -31,7 +33,7 @@ def run_job(job: Job) -> dict[str, Any]:
 @contextmanager
 def _client(address: str | None, jobs: int | None) -> Iterator[Client]:
     if address:
-        with Client(address, timeout="20s") as client:
+        with Client(address, timeout=CONNECT_SECONDS) as client:
             yield client
         return
     with (
