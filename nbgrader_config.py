@@ -1,5 +1,7 @@
 """nbgrader's configuration for this course: `solutions/` is the source, `exercises/` what students get."""
 
+from seqcourse.grading.configuration import configure
+
 c = get_config()  # noqa: F821  (nbgrader provides it)
 
 c.CourseDirectory.course_id = "seqcourse"
@@ -10,3 +12,6 @@ c.CourseDirectory.release_directory = "exercises"
 # (after "###") and in Markdown (inside an HTML comment).
 c.ClearSolutions.begin_solution_delimeter = "BEGIN SOLUTION"
 c.ClearSolutions.end_solution_delimeter = "END SOLUTION"
+
+# Rebuild every hand-in from the release, execute it in a sandbox, keep hidden tests out of the feedback.
+configure(c)

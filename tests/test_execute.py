@@ -10,9 +10,6 @@ import time
 
 import nbformat
 import pytest
-from nbgrader.utils import determine_grade, is_grade
-
-import seqcourse.grading.sandbox as sandbox_module
 from grading_fixtures import (
     NAMES,
     NOT_YET,
@@ -25,6 +22,9 @@ from grading_fixtures import (
     reasons,
     template,
 )
+from nbgrader.utils import determine_grade, is_grade
+
+import seqcourse.grading.sandbox as sandbox_module
 from seqcourse.grading.canaries import canary
 from seqcourse.grading.execute import execute
 from seqcourse.grading.limits import Limits

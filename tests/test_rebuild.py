@@ -7,10 +7,10 @@ from typing import Any
 
 import nbformat
 import pytest
+from grading_fixtures import NOT_YET, STEP, STEP_HIDDEN, TOTAL, WRONG, cell, hand_in, template
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grading_fixtures import NOT_YET, STEP, STEP_HIDDEN, TOTAL, WRONG, cell, hand_in, template
 from seqcourse.grading.rebuild import LONGEST_CELL, MOST_CELLS, MOST_NOTES, rebuild
 from seqcourse.grading.rebuild import template as make_template
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from grading_fixtures import NAMES, STEP, TOTAL, WRONG, mark, outputs, reasons
 
 import seqcourse
 import seqcourse.grading.sandbox as sandbox_module
-from grading_fixtures import NAMES, STEP, TOTAL, WRONG, mark, outputs, reasons
 from seqcourse.grading.limits import MEBIBYTE, Limits
 
 PASSED = dict.fromkeys(NAMES, "passed")

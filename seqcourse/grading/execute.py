@@ -22,7 +22,7 @@ from seqcourse.grading.suspicion import suspicions
 
 CANARY = "(canary)"
 HIDDEN = "BEGIN HIDDEN TESTS"
-_WHY = {
+WHY = {
     "timeout": "The cell did not end within its time.",
     "crashed": "The process that ran this cell ended without an answer (a crash, or too much memory).",
     "not run": "This cell was not run, because the submission broke off before it.",
@@ -184,7 +184,7 @@ class _Execution:
             self.decide(broken.step, broken.reason, 0.0)
         else:
             self.dropped.add(broken.step.index)
-            self.outputs[broken.step.index] = [_error(broken.reason, _WHY[broken.reason])]
+            self.outputs[broken.step.index] = [_error(broken.reason, WHY[broken.reason])]
 
     def left(self) -> float:
         """Seconds until the time of the whole submission is over."""
@@ -373,7 +373,7 @@ class _Execution:
         if outcome.passed:
             return []
         if outcome.reason != "failed":
-            return [_error(outcome.reason, _WHY[outcome.reason])]
+            return [_error(outcome.reason, WHY[outcome.reason])]
         error = self.errors[step.name]
         return [_error(error["ename"], error["evalue"], error["traceback"])]
 

@@ -311,7 +311,7 @@ def most_tasks(limits: dict[str, Any]) -> int:
     """Processes and threads together. Counted for this sandbox alone, except before Linux 5.14 in a user namespace."""
     release = tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2])
     alone = _getpid() == 1 or os.getppid() == 1
-    return 4 * limits["processes"] if alone and (os.getuid() > 1000 or release >= (5, 14)) else 4096
+    return 2 * limits["processes"] if alone and (os.getuid() > 1000 or release >= (5, 14)) else 4096
 
 
 def _alone(fd: int) -> int:

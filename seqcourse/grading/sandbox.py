@@ -147,6 +147,7 @@ def waiter(sock: socket.socket, deadline: float, watch: Callable[[], None]) -> C
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
+                watch()  # a broken limit explains more than "too slow"
                 raise TimeoutError
             if select.select([sock], [], [], min(left, pause))[0]:
                 return
