@@ -204,7 +204,7 @@ class Maker:
         return HandIn("truncated", {name: content[: len(content) // 2]}, status="corrupt")
 
     def empty(self) -> HandIn:
-        return HandIn("empty file", {f"{self.exercise.name}.ipynb": b""}, status="corrupt")
+        return HandIn("empty file", {f"{self.exercise.name}.ipynb": b""}, status="empty")
 
     def binary(self) -> HandIn:
         noise = random.Random(0).randbytes(5000)
@@ -237,7 +237,7 @@ class Maker:
         for c in checks(notebook):
             c.metadata.nbgrader["points"] = 1000
             c.metadata.nbgrader["solution"] = True
-        return self.hand_in("points in the metadata raised", notebook, score=0.0, flagged=True)
+        return self.hand_in("points in the metadata raised", notebook, score=0.0)
 
     def ships_torch(self) -> HandIn:
         made = self.hand_in("ships its own torch.py", self.all_wrong(), score=0.0)
