@@ -96,6 +96,8 @@ MARKS = {
 def course(tmp_path_factory):
     """A course in which plain nbgrader graded everybody and wrote the feedback."""
     root = tmp_path_factory.mktemp("course")
+    # nbgrader starts `alembic` to make a gradebook.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     (root / "solutions" / NAME).mkdir(parents=True)
     nbformat.write(source(), root / "solutions" / NAME / f"{NAME}.ipynb")
     api = NbGraderAPI(config=config(root))
