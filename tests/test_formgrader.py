@@ -28,11 +28,20 @@ from seqcourse.grading.pipeline import Options, grade
 TOKEN = "only-for-this-test"
 EXTENSION = "{'nbgrader.server_extensions.formgrader': True}"
 
+# Students' Markdown is read in the browser of whoever grades, logged in to the server.
+SAFE = """
+c.HTMLExporter.sanitize_html = True
+c.HTMLExporter.filters = {"markdown2html": "seqcourse.grading.markup.safe_markdown"}
+"""
+
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory) -> Path:
     folder = tiny_course.make_course(tmp_path_factory.mktemp("formgrader") / "course", (NAME, "02-other"))
-    hand_in(folder, "ada", answered(folder, RIGHT | {"why": "Because sums stay sums, says Ada."}))
+    with (folder / "nbgrader_config.py").open("a") as config:
+        config.write(SAFE)
+    why = "Because sums stay sums, says Ada. <script>steal()</script><img src=x onerror=steal()>"
+    hand_in(folder, "ada", answered(folder, RIGHT | {"why": why}))
     hand_in(folder, "bob", answered(folder, RIGHT | {"double": "def double(x):\n    return 7 * x"}))
     hand_in(folder, "cat", "{")
     with Course.open(folder).gradebook() as gradebook:
@@ -110,6 +119,7 @@ def test_a_page_shows_the_students_answer_and_the_hidden_test_to_the_grader(addr
     status, text = ask(f"{address}formgrader/submissions/{submissions(address)['ada']}/?index=0")
     assert status == 200
     assert "Because sums stay sums, says Ada." in text
+    assert "<script>steal" not in text and "onerror=steal" not in text
     assert "SECRET-HIDDEN-TEST" in text
     status, text = ask(f"{address}formgrader/submissions/{submissions(address)['bob']}/?index=1")
     assert status == 200 and "expected 6, got 21" in text

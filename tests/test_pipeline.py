@@ -402,13 +402,6 @@ def test_the_command_grades_for_real_and_its_exit_code_tells(folder):
     assert done.exit_code == 1 and "is not released here" in done.output
 
 
-def where_it_ran(job: dict) -> dict:
-    from seqcourse.grading.scheduler import run_job
-
-    result = run_job(job)
-    return result | {"notes": [*result["notes"], f"ran in process {os.getpid()}"]}
-
-
 def test_a_cluster_of_two_processes_that_see_neither_course_nor_database(folder):
     from dask.distributed import Client, LocalCluster
 
@@ -424,7 +417,7 @@ def test_a_cluster_of_two_processes_that_see_neither_course_nor_database(folder)
         Client(cluster) as client,
     ):
         client.run(tiny_course.forbid, str(folder))
-        done = go(folder, where_it_ran, scheduler=cluster.scheduler_address)
+        done = go(folder, tiny_course.where_it_ran, scheduler=cluster.scheduler_address)
     assert statuses(folder) == {f"s{n}": ("graded", "6" if n % 2 else "4") for n in range(6)}
     workers = {note for task in done.tasks for note in task.entry.result["notes"] if "ran in process" in note}
     assert len(workers) == 2 and f"ran in process {os.getpid()}" not in workers
@@ -456,3 +449,18 @@ def test_a_page_runs_no_script_of_a_student(folder):
     page = (folder / "feedback/ada" / NAME / f"{NAME}.html").read_text()
     answer = page[page.index("Because") :]
     assert "<script>steal" not in answer and "onerror=" not in answer and 'href="javascript:' not in answer
+
+
+def test_a_demanded_sandbox_that_is_missing_ends_the_run_and_says_so(folder, monkeypatch):
+    hand_in(folder, "ada", answered(folder))
+    monkeypatch.setattr("seqcourse.grading.execute.problem", lambda: "there is no bubblewrap here")
+    done = CliRunner().invoke(grade_cmd, [NAME, "--course", str(folder), "--require-sandbox"])
+    assert done.exit_code == 1 and "there is no bubblewrap here" in done.output
+    assert not (folder / "reports" / f"{NAME}.csv").exists()
+
+
+def test_what_ran_unprotected_is_executed_again_when_the_sandbox_is_demanded(folder):
+    hand_in(folder, "ada", answered(folder))
+    assert go(folder).executed == ["ada"]
+    assert go(folder).executed == []
+    assert go(folder, require_sandbox=True).executed == ["ada"]

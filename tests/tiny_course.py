@@ -249,3 +249,11 @@ def forbid(folder: str) -> None:
 
     sys.addaudithook(watch)
     os.chdir("/")
+
+
+def where_it_ran(job: dict) -> dict:
+    """Execute for real, and note in which process."""
+    from seqcourse.grading.scheduler import run_job
+
+    result = run_job(job)
+    return result | {"notes": [*result["notes"], f"ran in process {os.getpid()}"]}

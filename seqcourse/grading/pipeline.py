@@ -302,6 +302,8 @@ def hand_ins(
     everybody = sorted({student.id for student in gradebook.students} | set(listed) | set(folders))
     for student in everybody:
         filed = _filed(course, name, student, folders.get(student), exercises)
+        if filed and (collected := listed.get(student)):  # what collecting left out is in no folder any more
+            filed[0].notes[:0] = [note for note in collected.notes if note not in filed[0].notes]
         yield filed or (_not_filed(listed.get(student), student), b"")
 
 
