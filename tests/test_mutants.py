@@ -155,6 +155,17 @@ def test_a_mutant_changes_one_answer_only(course, source):
     assert reference["toy-double"] == next(c.source for c in source.cells if c.id == "toy-double")
 
 
+def test_quick_leaves_out_only_checks_that_do_not_use_the_answer(course, source):
+    mutant = next(m for m in mutants.read_mutants(NAME, course)[0] if m.kind == "wrong")
+    whole, quick = (mutants.notebook_of(mutant, source, quick)["cells"] for quick in (False, True))
+    dropped = {c["id"] for c in whole} - {c["id"] for c in quick}
+    used = authoring.tests_of(mutant.answer, source, through_answers=True)
+    tests = {authoring.grade_id(c) for c in authoring.graded_code(source)}
+    assert dropped == tests - set(used) - mutant.fails and dropped
+    results = [mutants.run_mutants([mutant], source, plain_run, quick=q)[0] for q in (False, True)]
+    assert results[0].failed == results[1].failed
+
+
 def test_results_keep_the_order_and_run_side_by_side(source):
     """Two at a time: the first can end only after the second has begun."""
     begun = threading.Event()

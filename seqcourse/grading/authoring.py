@@ -412,8 +412,14 @@ def _assigns(node: ast.AST) -> Iterator[str]:
         yield from _assigns(child)
 
 
-def tests_of(answer: str, notebook: NotebookNode) -> list[str]:
-    """The names of the graded cells that use an answer, itself or through what other cells made from it."""
+def tests_of(answer: str, notebook: NotebookNode, through_answers: bool = False) -> list[str]:
+    """The names of the graded cells that use an answer, itself or through what other cells made from it.
+
+    Args:
+        answer: its name.
+        notebook: the instructor's notebook.
+        through_answers: count also the cells that use it through another answer.
+    """
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     start = [grade_id(cell) for cell in cells].index(answer)
     made, found = set(_defines(_tree(cells[start]))), []
@@ -423,7 +429,7 @@ def tests_of(answer: str, notebook: NotebookNode) -> list[str]:
             continue
         if cell.metadata.nbgrader.grade:
             found.append(grade_id(cell))
-        elif role(cell) != "answer":
+        elif through_answers or role(cell) != "answer":
             made |= set(_assigns(tree))
     return found
 

@@ -14,14 +14,19 @@ import click
 @click.option(
     "--check", is_flag=True, help="Run nothing; fail if a mutant is badly formed or a record is stale."
 )
+@click.option("--quick", is_flag=True, help="Of each answer, run only the checks that use it.")
 @click.option("--end-to-end", is_flag=True, help="Also send a few through nbgrader autograde: equal marks.")
-def mutants_cmd(names: tuple[str, ...], jobs: int, write: bool, check: bool, end_to_end: bool) -> None:
+def mutants_cmd(
+    names: tuple[str, ...], jobs: int, write: bool, check: bool, quick: bool, end_to_end: bool
+) -> None:
     """Grade right and wrong answers of all exercises, or of NAMES; each must get exactly its marks."""
+    if write and quick:
+        raise click.UsageError("--write keeps whole kill matrices: leave out --quick.")
     from seqcourse.grading import authoring, mutants  # brings nbgrader, which takes a while
 
     bad = 0
     for name in names or authoring.exercise_names():
-        found = mutants.record_problems(name) if check else _run(name, jobs, write, end_to_end)
+        found = mutants.record_problems(name) if check else _run(name, jobs, write, quick, end_to_end)
         for problem in found:
             click.secho(f"{name}: {problem}", fg="red", err=True)
         bad += bool(found)
@@ -29,7 +34,7 @@ def mutants_cmd(names: tuple[str, ...], jobs: int, write: bool, check: bool, end
         raise click.ClickException(f"{bad} with violations: see above.")
 
 
-def _run(name: str, jobs: int, write: bool, end_to_end: bool) -> list[str]:
+def _run(name: str, jobs: int, write: bool, quick: bool, end_to_end: bool) -> list[str]:
     """Run the mutants of one exercise, say how it went, and return the violations."""
     from tqdm.auto import tqdm
 
@@ -41,7 +46,7 @@ def _run(name: str, jobs: int, write: bool, end_to_end: bool) -> list[str]:
     everything = [*mutants.extremes(name, source), *known]
     started = time.monotonic()
     with tqdm(total=len(everything), desc=name, unit="answer", disable=None) as bar:
-        results = mutants.run_mutants(everything, source, execute, jobs, lambda result: bar.update())
+        results = mutants.run_mutants(everything, source, execute, jobs, lambda result: bar.update(), quick)
     record = mutants.kill_record(name, source, results, time.monotonic() - started)
     if write:
         click.echo(f"{name}: {mutants.write_record(record)}")

@@ -155,13 +155,23 @@ def _mutant(entry: dict, kind: str, answer: str, reference: str) -> Mutant:
 # --- running -----------------------------------------------------------------------------------------
 
 
-def notebook_of(mutant: Mutant, source: NotebookNode) -> dict[str, Any]:
-    """The instructor's notebook with a mutant's answers, as plain JSON."""
+def notebook_of(mutant: Mutant, source: NotebookNode, quick: bool = False) -> dict[str, Any]:
+    """The instructor's notebook with a mutant's answers, as plain JSON; quick: without unaffected checks."""
     notebook = json.loads(json.dumps(source))
     for cell in notebook["cells"]:
-        name = cell["metadata"]["nbgrader"]["grade_id"]
-        cell["source"] = mutant.sources.get(name, cell["source"])
+        cell["source"] = mutant.sources.get(_grade_id(cell), cell["source"])
+    if quick and len(mutant.sources) == 1:
+        kept = mutant.fails.union(authoring.tests_of(mutant.answer, source, through_answers=True))
+        notebook["cells"] = [c for c in notebook["cells"] if not _is_check(c) or _grade_id(c) in kept]
     return notebook
+
+
+def _grade_id(cell: dict[str, Any]) -> str:
+    return cell["metadata"]["nbgrader"]["grade_id"]
+
+
+def _is_check(cell: dict[str, Any]) -> bool:
+    return cell["cell_type"] == "code" and cell["metadata"]["nbgrader"]["grade"]
 
 
 def extremes(name: str, source: NotebookNode, course: Path | None = None) -> list[Mutant]:
@@ -181,6 +191,7 @@ def run_mutants(
     run: Run,
     jobs: int = 2,
     done: Callable[[Result], None] = lambda result: None,
+    quick: bool = False,
 ) -> list[Result]:
     """Run mutants side by side; one that cannot be run stops none of the others.
 
@@ -190,28 +201,29 @@ def run_mutants(
         run: executes a notebook; `seqcourse.grading.execute.execute`, or a stand-in.
         jobs: how many at a time.
         done: called after each.
+        quick: of a mutant, run only the checks that use its answer, and the ones it must fail.
 
     Returns:
         Results in the order of `mutants`.
     """
     with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(_run_one, mutant, source, run) for mutant in mutants]
+        waiting = [pool.submit(_run_one, mutant, source, run, quick) for mutant in mutants]
         for future in as_completed(waiting):
             done(future.result())
     # A busy machine can make a right answer late: such a one has a second try, alone.
-    return [_again_if_late(future.result(), source, run) for future in waiting]
+    return [_again_if_late(future.result(), source, run, quick) for future in waiting]
 
 
-def _again_if_late(result: Result, source: NotebookNode, run: Run) -> Result:
+def _again_if_late(result: Result, source: NotebookNode, run: Run, quick: bool) -> Result:
     """The result, or a new one if the old has an unexpected timeout."""
     late = "timeout" in {result.status, *result.failed.values()} and any(_result_problems(result))
-    return _run_one(result.mutant, source, run) if late else result
+    return _run_one(result.mutant, source, run, quick) if late else result
 
 
-def _run_one(mutant: Mutant, source: NotebookNode, run: Run) -> Result:
+def _run_one(mutant: Mutant, source: NotebookNode, run: Run, quick: bool) -> Result:
     started = time.monotonic()
     try:
-        ran = run(notebook_of(mutant, source))
+        ran = run(notebook_of(mutant, source, quick))
     except Exception as error:  # the grader failed: a violation of its own, never a kill
         return Result(mutant, f"error: {type(error).__name__}: {error}")
     failed = {name: outcome.reason for name, outcome in ran.cells.items() if not outcome.passed}

@@ -13,8 +13,8 @@ NAMES = frozenset(
     "__builtins__ __import__ get_ipython exec eval compile open globals locals vars In Out".split()
 )
 ATTRIBUTES = frozenset(
-    "f_back f_globals f_locals f_builtins f_code f_trace f_lineno tb_frame tb_next gi_frame cr_frame ag_frame __globals__ "
-    "__code__ __closure__ __builtins__ __subclasses__ __mro__ __loader__ __spec__ __reduce__ __traceback__ "
+    "f_back f_globals f_locals f_builtins f_code f_trace f_lineno tb_frame tb_next gi_frame cr_frame ag_frame "
+    "__globals__ __code__ __closure__ __builtins__ __subclasses__ __mro__ __loader__ __spec__ __reduce__ __traceback__ "
     "__torch_function__ __torch_dispatch__ _getframe settrace setprofile ast_transformers run_cell".split()
 )
 
