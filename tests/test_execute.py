@@ -237,7 +237,8 @@ def test_rich_output_and_errors_are_capped():
 
 
 def test_stderr_warnings_and_displayed_numbers_do_not_change_marks():
-    noisy = "def step(x, h):\n    import sys, warnings\n    warnings.warn('careful'); print('x', file=sys.stderr); sys.displayhook(1.0)\n    return 2 * x + h"
+    noises = "warnings.warn('careful'); print('x', file=sys.stderr); sys.displayhook(1.0)"
+    noisy = f"def step(x, h):\n    import sys, warnings\n    {noises}\n    return 2 * x + h"
     done = mark(step=noisy)
     assert (done.status, reasons(done)) == ("graded", PASSED)
     cells = nbformat.from_dict(done.notebook).cells

@@ -244,6 +244,7 @@ class Submission:
 
     def __init__(self, sock: socket.socket, limits: dict[str, Any], shell: Shell, guard: Guard) -> None:
         self.sock, self.limits, self.shell, self.guard = sock, limits, shell, guard
+        self.tests: list[int] = []  # pids, to be reaped: also what has ended counts as a process until then
         self.given: dict[str, Any] = {}  # what the course's own cells defined
         restrict(limits)
         work = Path(os.environ.get("HOME", "/tmp")) / "work"
@@ -276,14 +277,23 @@ class Submission:
 
     def fork_test(self, fd: int) -> None:
         """Fork a T, which keeps only its own socket, and go on at once."""
-        if _fork():
+        if pid := _fork():
             os.close(fd)
+            self.tests = [test for test in [*self.tests, pid] if not _ended(test)]
             return
         try:
             self.sock.close()
             Test(socket.socket(fileno=_alone(fd)), self).serve()
         finally:
             _exit(0)
+
+
+def _ended(pid: int) -> bool:
+    """Whether a child has ended, and then reap it."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True  # student code reaped it
 
 
 def with_streams(shell: Shell) -> None:
@@ -340,7 +350,7 @@ class Test:
         shield()
         sys.settrace(None)  # a trace function could jump over assertions
         sys.setprofile(None)
-        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         channel.send(self.sock, {"pid": _getpid()})
         message, _ = channel.receive(self.sock)
         changes = self.guard.changes()
