@@ -76,6 +76,7 @@ class Sandbox:
         ours, theirs = socket.socketpair()
         with theirs:
             pid = self._ask({"do": "start", "limits": limits.as_dict()}, 30.0, [theirs.fileno()])["pid"]
+        ours.settimeout(limits.cell_seconds)  # who does not read must not stop the grader while it writes
         return pid, ours
 
     def kill(self, pid: int) -> None:
