@@ -40,3 +40,6 @@ def configure(c: Config) -> None:
     c.CourseDirectory.include = ["*.ipynb", "timestamp.txt"]
     c.ExchangeFactory.collect = "seqcourse.grading.plugins.InspectedCollect"
     c.ZipCollectApp.extractor_plugin = "seqcourse.grading.plugins.InspectedExtractor"
+    # Formgrader shows what students wrote in the grader's own session: no script of theirs may run there.
+    c.HTMLExporter.sanitize_html = True
+    c.HTMLExporter.filters = {"markdown2html": "seqcourse.grading.markup.safe_markdown"}
