@@ -188,7 +188,9 @@ def test_other_processes_and_the_kernel_are_out_of_reach():
         "memory of the zygote": "open('/proc/1/mem', 'rb')",
         "maps of the zygote": "open('/proc/1/maps').read()",
         "files of the zygote": "import os; os.listdir('/proc/1/fd')",
-        "kill the zygote": "import os, signal; os.kill(1, 9); import time; time.sleep(0.2); os.kill(1, 0); raise OSError('it lives')",
+        "kill the zygote": (
+            "import os, time; os.kill(1, 9); time.sleep(0.2); os.kill(1, 0); raise OSError('it lives')"
+        ),
         "ptrace": call + "r = c.ptrace(16, 1, 0, 0)" + check,
         "process_vm_readv": call + "r = c.process_vm_readv(1, 0, 0, 0, 0, 0)" + check,
         "keyring": call + "r = c.syscall(248, b'user', b'k', b'v', 1, -4)" + check,
@@ -243,7 +245,8 @@ def test_memory_and_number_of_all_processes_are_limited(bomb, note):
 
 
 def test_many_threads_are_survived():
-    bomb = "import threading, time\nfor _ in range(100): threading.Thread(target=time.sleep, args=(30,), daemon=True).start()"
+    bomb = "import threading, time\nfor _ in range(100):\n    "
+    bomb += "threading.Thread(target=time.sleep, args=(30,), daemon=True).start()"
     done = mark(step=f"{STEP}\n{bomb}")
     assert done.status == "graded" and reasons(done) == PASSED
 
@@ -275,7 +278,8 @@ def test_daemons_files_and_shared_memory_end_with_the_submission(monkeypatch):
     first = mark(step=STEP + leave)
     assert (first.status, reasons(first)) == ("graded", PASSED) and "ALIVE True" in outputs(first)
     used = {sandbox.process.pid for sandbox in sandbox_module.sandboxes._idle}
-    look = "\nimport os\nprint('SEEN', os.listdir('/tmp'), os.listdir('/dev/shm'), [p for p in os.listdir('/proc') if p.isdigit()])"
+    look = "\nimport os\nprint('SEEN', os.listdir('/tmp'), os.listdir('/dev/shm'), "
+    look += "[p for p in os.listdir('/proc') if p.isdigit()])"
     second = mark(step=STEP + look)
     assert used & {sandbox.process.pid for sandbox in sandbox_module.sandboxes._idle}, (
         "expected the same sandbox"
@@ -372,7 +376,10 @@ PATCHES = {
     "the runner's method": "import seqcourse.grading.runner as r\nr.Test.run = lambda *a: {'passed': True}",
     "json.dumps": "import json\njson.dumps = lambda *a: '{}'",
     "the channel": "import seqcourse.grading.channel as c\nc._dumps = lambda m: '{}'",
-    "the watchman": "import seqcourse.grading.integrity as i\ni.Guard.changes = lambda self: []\ntorch.allclose = lambda *a: True",
+    "the watchman": (
+        "import seqcourse.grading.integrity as i\ni.Guard.changes = lambda self: []\n"
+        "torch.allclose = lambda *a: True"
+    ),
     "while a test runs": "def step(x, h):\n    torch.allclose = lambda *a, **k: True\n    return x",
 }
 
@@ -386,10 +393,12 @@ def test_patched_machinery_gets_nothing_and_is_flagged(name):
 
 JUMPS = {
     "trace": (
-        "import sys\ndef step(x, h):\n    def jump(frame, event, arg):\n        return jump\n    sys.settrace(jump)\n    return x"
+        "import sys\ndef step(x, h):\n    def jump(frame, event, arg):\n        return jump\n"
+        "    sys.settrace(jump)\n    return x"
     ),
     "end of the test": (
-        "import sys\ndef step(x, h):\n    frame = sys._getframe()\n    while frame.f_code.co_filename != '<test>': frame = frame.f_back\n"
+        "import sys\ndef step(x, h):\n    frame = sys._getframe()\n"
+        "    while frame.f_code.co_filename != '<test>': frame = frame.f_back\n"
         "    def jump(f, event, arg):\n        f.f_lineno = f.f_lineno + 1\n        return jump\n"
         "    frame.f_trace = jump; sys.settrace(lambda *a: None)\n    return x"
     ),
@@ -450,7 +459,8 @@ def test_hidden_tests_are_not_in_the_process_of_the_cells():
     """A thread that searches memory and waits for what comes finds visible tests at most."""
     watch = (
         "\nimport threading, gc, time, os\ndef watch():\n    while True:\n"
-        "        hits = [o for o in gc.get_objects() if isinstance(o, dict) and 'secret_number' in str(o.get('source', ''))]\n"
+        "        hits = [o for o in gc.get_objects() if isinstance(o, dict)\n"
+        "            and 'secret_number' in str(o.get('source', ''))]\n"
         "        if hits: open('/tmp/hit', 'w').write('x')\n        time.sleep(0.05)\n"
         "threading.Thread(target=watch, daemon=True).start()\n"
     )
@@ -487,7 +497,8 @@ def test_a_killed_grader_takes_its_sandboxes_with_it():
 
 
 def test_a_flood_of_messages_does_not_stop_the_grader():
-    flood = "\nimport os, threading\ndef flood():\n    while True:\n        try: os.write(3, b'\\xff' * 4096)\n        except OSError: return\n"
+    flood = "\nimport os, threading\ndef flood():\n    while True:\n"
+    flood += "        try: os.write(3, b'\\xff' * 4096)\n        except OSError: return\n"
     done = []
     thread = threading.Thread(
         target=lambda: done.append(mark(step=STEP + flood + "threading.Thread(target=flood).start()"))
