@@ -30,8 +30,6 @@ EXTENSION = "{'nbgrader.server_extensions.formgrader': True}"
 
 # Students' Markdown is read in the browser of whoever grades, logged in to the server.
 SAFE = """
-c.HTMLExporter.sanitize_html = True
-c.HTMLExporter.filters = {"markdown2html": "seqcourse.grading.markup.safe_markdown"}
 """
 
 
