@@ -28,16 +28,12 @@ from seqcourse.grading.pipeline import Options, grade
 TOKEN = "only-for-this-test"
 EXTENSION = "{'nbgrader.server_extensions.formgrader': True}"
 
-# Students' Markdown is read in the browser of whoever grades, logged in to the server.
-SAFE = """
-"""
-
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory) -> Path:
     folder = tiny_course.make_course(tmp_path_factory.mktemp("formgrader") / "course", (NAME, "02-other"))
     with (folder / "nbgrader_config.py").open("a") as config:
-        config.write(SAFE)
+        config.write("\nfrom seqcourse.grading.configuration import configure\n\nconfigure(c)\n")
     why = "Because sums stay sums, says Ada. <script>steal()</script><img src=x onerror=steal()>"
     hand_in(folder, "ada", answered(folder, RIGHT | {"why": why}))
     hand_in(folder, "bob", answered(folder, RIGHT | {"double": "def double(x):\n    return 7 * x"}))
