@@ -303,7 +303,8 @@ def test_without_bubblewrap_it_works_and_says_loudly_what_is_not_protected(no_bu
 
 
 def test_without_bubblewrap_limits_hold_and_processes_end(no_bubblewrap):
-    daemon = "import subprocess, sys\nprint('PID', subprocess.Popen(['/bin/sleep', '1000'], start_new_session=True).pid)"
+    sleeper = "subprocess.Popen(['/bin/sleep', '1000'], start_new_session=True).pid"
+    daemon = f"import subprocess, sys\nprint('PID', {sleeper})"
     done = mark(step=f"{STEP}\n{daemon}", total=f"{TOTAL}\ntorch.zeros(2**30)", limits=Limits())
     assert reasons(done) == expected(total_visible="passed")
     pid = int(outputs(done).split("PID ")[1].split("\\n")[0])

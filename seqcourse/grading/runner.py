@@ -78,7 +78,7 @@ def main() -> None:
         try:
             message, fds = channel.receive(control, max_fds=1)
         except channel.Closed:
-            return
+            _exit(0)  # at once: the kernel then ends all other processes of the sandbox
         channel.send(control, commands[message["do"]](message, fds))
 
 

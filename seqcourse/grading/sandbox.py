@@ -94,9 +94,10 @@ class Sandbox:
     def close(self) -> None:
         """End the zygote and with it, as the kernel ends a pid namespace, every process inside."""
         self.control.close()
-        if not self.protected:
-            for process in family(self.process.pid):
-                _quietly(process.kill)
+        # Not bubblewrap alone: its death reaches a zygote that is starved of time, or of another user, late or never.
+        # Without a pid namespace every process has to be killed by itself.
+        for process in family(self.process.pid)[: 2 if self.protected else None]:
+            _quietly(process.kill)
         self.process.kill()
         self.process.wait()
 
