@@ -69,10 +69,14 @@ def test_every_direct_dependency_is_pinned(pyproject, pins):
 
 
 def test_installed_versions_are_the_pinned_ones(pins):
+    import sysconfig
     from importlib.metadata import distributions
 
+    # Not all of sys.path: whoever imports setuptools puts the packages that it carries inside there, too.
+    places = [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
     installed = {
-        d.metadata["Name"].lower().replace("_", "-"): d.version.split("+")[0] for d in distributions()
+        d.metadata["Name"].lower().replace("_", "-"): d.version.split("+")[0]
+        for d in distributions(path=places)
     }
     differing = {
         n: (v, installed[n]) for n, v in pins.items() if n in installed and installed[n] != v.split("+")[0]
