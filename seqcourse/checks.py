@@ -53,7 +53,7 @@ def check_shape(actual: Any, expected: Sequence[int], what: str = "output") -> N
 def check_close(
     actual: Any, expected: Any, what: str = "output", atol: float = 1e-6, rtol: float = 1e-5
 ) -> None:
-    """Checks that values are equal up to rounding: |actual - expected| <= atol + rtol |expected|.
+    """Checks that values are equal up to rounding: ``abs(actual - expected) <= atol + rtol * abs(expected)``.
 
     Args:
         actual: a tensor, array or number; a tuple of them where `expected` is a tuple.
