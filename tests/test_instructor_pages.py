@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,6 +35,13 @@ def commands(page: str) -> list[str]:
     return [line.split(" #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
 
 
+def free_port() -> int:
+    """A port that nobody listens to: with port 0, Jupyter's own note of its address would say 0."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 class Course:
     """A copy of the checkout's tracked files, with a home of its own, as an instructor would have it."""
 
@@ -56,7 +64,7 @@ class Course:
             f"c = get_config()\nc.Exchange.root = {str(exchange)!r}\n"
         )
         (settings / "jupyter_server_config.json").write_text(
-            json.dumps({"ServerApp": {"allow_root": True, "token": "secret", "port": 0}})
+            json.dumps({"ServerApp": {"allow_root": True, "token": "secret", "port": free_port()}})
         )
         scripts = str(Path(sys.executable).parent)
         return {
