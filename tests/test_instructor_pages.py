@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -146,7 +147,14 @@ def formgrader_answers(course: Course) -> int:
     while not (found := list(runtime.glob("jpserver-*.json"))) and time.monotonic() < until:
         time.sleep(0.2)  # it is written a little later than the line that says where the server is
     address = json.loads(found[0].read_text())["url"]
-    with urllib.request.urlopen(f"{address}formgrader/api/assignments?token=secret", timeout=60) as reply:
+    while True:  # the note of the address is there before the server listens
+        try:
+            reply = urllib.request.urlopen(f"{address}formgrader/api/assignments?token=secret", timeout=60)
+            break
+        except urllib.error.URLError:
+            assert time.monotonic() < until, f"nobody listens at {address}"
+            time.sleep(0.5)
+    with reply:
         assert any(entry["name"] == "01-rnn" for entry in json.load(reply))
         return reply.status
 
