@@ -371,6 +371,80 @@ def gates(
     return show(fig, caption=caption)
 
 
+def alignment_map(
+    weights: Any,
+    source: Sequence[str],
+    target: Sequence[str],
+    *,
+    alt: str,
+    title: str = "",
+    caption: str = "",
+    width: float | None = None,
+    height: float | None = None,
+) -> ShownFigure:
+    """Where each target token looks in the source: target tokens down, source tokens across, on top.
+
+    The colours run from 0 to 1, so that maps compare. The strongest link of every row is added to the
+    alternative text: a reader who does not see the map can read it.
+
+    Args:
+        weights: (T, S), what each target token gives to each source token.
+        source: S tokens.
+        target: T tokens.
+
+    Raises:
+        ValueError: the weights do not fit the tokens or lie outside 0 to 1, or there is no alternative text.
+    """
+    weights = _numbers(weights)
+    check_alignment(weights, source, target)
+    alt = " ".join(alt.split()) and f"{alt} {strongest_links(weights, source, target)}"
+    size = {"width": width or 1.9 + 0.33 * len(source), "height": height or 1.2 + 0.3 * len(target)}
+    fig, axes = figure(alt=alt, **size)
+    with matplotlib.rc_context(STYLE):
+        image = draw_alignment(axes, weights, source, target, title)
+        fig.colorbar(image, ax=axes, label="weight")
+    return show(fig, caption=caption)
+
+
+def check_alignment(weights: Any, source: Sequence[str], target: Sequence[str]) -> None:
+    """Demand one row of weights per target token and one column per source token.
+
+    Raises:
+        ValueError: they do not fit, or a weight is not between 0 and 1.
+    """
+    if weights.shape != (len(target), len(source)):
+        raise ValueError(
+            f"expected weights of shape (target, source) = ({len(target)}, {len(source)}), "
+            f"got {tuple(weights.shape)}"
+        )
+    if weights.size and not (weights.min() >= 0 and weights.max() <= 1 + 1e-4):
+        raise ValueError(f"expected weights from 0 to 1, got {weights.min():.3g} to {weights.max():.3g}")
+
+
+def strongest_links(weights: Any, source: Sequence[str], target: Sequence[str]) -> str:
+    """Each target token with the source token it looks at most, as a sentence."""
+    links = [
+        f"{token.strip()} to {source[row.argmax()].strip()} ({row.max():.2f})"
+        for token, row in zip(target, _numbers(weights), strict=True)
+    ]
+    return f"Strongest links: {', '.join(links)}."
+
+
+def draw_alignment(
+    axes: Any, weights: Any, source: Sequence[str], target: Sequence[str], title: str = ""
+) -> Any:
+    """An alignment map on given axes; returns the image, to which a colour bar can be attached."""
+    image = axes.imshow(_numbers(weights), aspect="auto", vmin=0.0, vmax=1.0)
+    axes.grid(False)
+    axes.xaxis.tick_top()
+    upright = max(map(len, source)) == 1  # single characters need not turn
+    axes.set_xticks(range(len(source)), source, rotation=0 if upright else 90)
+    axes.set_yticks(range(len(target)), target)
+    if title:
+        axes.set_title(title)
+    return image
+
+
 def dots(
     records: Sequence[Record], *, alt: str, names: Sequence[str] | None = None, **options: Any
 ) -> ShownFigure:
