@@ -14,6 +14,7 @@ from typing import Any
 _LAZY = {
     "Explorable": "base",
     "LSTMStep": "lstm_step",
+    "RotaryScore": "rotary",
     "drive_language_model": "controls",
     "drive_lstm": "controls",
 }
