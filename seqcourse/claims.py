@@ -263,6 +263,42 @@ def entirely_above(a: Record, b: Record) -> bool:
     return min(a.n, b.n) >= 3 and min(a.values) > max(b.values)
 
 
+# ------------------------------------------------------------------------------------------ forecasting: N04
+
+N04_FIGURES = {"RNN": 12.4, "LSTM": 9.7}
+
+
+def judge_n04(records: list[Record]) -> Judgement:
+    """One day ahead on the S&P 500 an RNN has an RMSE of 12.4, an LSTM 9.7."""
+    settings: dict[tuple, dict[str, Record]] = {}
+    for record in find(records, metric="RMSE one day ahead"):
+        setting = (record.protocol["window"], record.protocol["series"])
+        settings.setdefault(setting, {})[record.protocol["model"]] = record
+    pairs = {setting: models for setting, models in settings.items() if N04_FIGURES.keys() <= models.keys()}
+    if not pairs:
+        return _missing("the RMSE of RNN and LSTM in the same window")
+    ahead = [setting for setting, models in pairs.items() if above(models["RNN"], models["LSTM"])]
+    near = [setting for setting, models in pairs.items() if _near_n04(models)]
+    networks = [models[name] for models in pairs.values() for name in models]
+    better = [record for record in networks if beats_persistence(record)]
+    reason = (
+        f"The LSTM was ahead of the RNN in {len(ahead)} of {len(pairs)} settings (window and input); "
+        f"{len(near)} came within 10 % of both figures; of {len(networks)} networks {len(better)} beat "
+        "persistence (lower RMSE, Diebold-Mariano p below 0.05)."
+    )
+    return _graded([len(ahead) == len(pairs), bool(near), bool(better)]), reason
+
+
+def _near_n04(models: dict[str, Record]) -> bool:
+    return all(abs(models[name].mean / figure - 1) <= 0.1 for name, figure in N04_FIGURES.items())
+
+
+def beats_persistence(record: Record) -> bool:
+    """Whether a forecast has a lower RMSE than persistence, and not by chance."""
+    protocol = record.protocol
+    return record.mean < protocol["RMSE of persistence"] and protocol["Diebold-Mariano p"] < 0.05
+
+
 # ------------------------------------------------------------------------------------ mechanisms: M01 to M04
 
 
@@ -331,6 +367,63 @@ def judge_m04(records: list[Record]) -> Judgement:
     return ("confirmed" if above(losses["saturated"], losses["usual"]) else "refuted"), reason + "."
 
 
+# ----------------------------------------------------------------------------- order and reach: C09, M06
+
+CHANCE_OF_ORDER = 0.5  # examples come in twins with opposite labels
+
+
+def judge_c09(records: list[Record]) -> Judgement:
+    """A Transformer without positional encoding cannot tell order."""
+    found = _models(find(records, metric="accuracy on order"))
+    with_positions = {m: g for m, g in found.items() if g[0].protocol["positions"] != "none"}
+    without = {model: group for model, group in found.items() if model not in with_positions}
+    tasks = {record.protocol["task"] for record in records if record.metric == "accuracy on order"}
+    if not with_positions or not without:
+        return _missing("accuracy on a task of order, with and without positions")
+    reason = "; ".join(f"{model} {_steps(_values(group))}" for model, group in found.items()) + "."
+    unlearned = [task for task in sorted(tasks) if not _learned(with_positions, task)]
+    if unlearned:
+        return "not testable", f"With positions {', '.join(unlearned)} was not learned either: {reason}"
+    blind = [all(abs(v - CHANCE_OF_ORDER) <= 0.02 for v in _values(group)) for group in without.values()]
+    return _graded(blind), f"Accuracy over all seeds and tasks, guessing 0.5: {reason}"
+
+
+def _values(records: Iterable[Record]) -> list[float]:
+    return [value for record in records for value in record.values]
+
+
+def _learned(models: dict[str, list[Record]], task: str) -> bool:
+    """Whether each model is well above guessing at a task, in every run of at least three."""
+    groups = [[r for r in group if r.protocol["task"] == task] for group in models.values()]
+    return all(group and min(_values(group)) >= 0.6 and min(r.n for r in group) >= 3 for group in groups)
+
+
+def judge_m06(records: list[Record]) -> Judgement:
+    """Every token reaches every other in one step."""
+    path, pairs, gradient = (
+        {name: group[0] for name, group in _models(find(records, metric=metric)).items()}
+        for metric in (
+            "operations on the path, per step of the lag",
+            "share of pairs reached",
+            "gradient at the lag, relative to lag 1",
+        )
+    )
+    attention = [name for name in path if name.startswith("attention")]
+    lstms = [name for name in path if name.startswith("LSTM")]
+    if not attention or not lstms or not path.keys() == pairs.keys() == gradient.keys():
+        return _missing("path, pairs reached and gradient of attention and an LSTM")
+    growing = all(min(path[name].values) > 0 for name in lstms)
+    held = [growing and max(path[name].values) == 0 for name in attention]
+    held += [min(pairs[name].values) == 1 for name in attention]
+    held += [min(gradient[name].values) >= 0.1 for name in attention]
+    reason = "; ".join(
+        f"{name}: {format_number(path[name].mean)} more operations per step, {pairs[name].mean:.0%} of all"
+        f" pairs, gradient {gradient[name].mean:.2g}"
+        for name in path
+    )
+    return _graded(held), reason + "."
+
+
 # ---------------------------------------------------------------------------------------------- the ledger
 
 _LEDGER = (
@@ -350,6 +443,16 @@ _LEDGER = (
         "Every LSTM, however initialised, has a memory horizon of at least 100 in every run. Qualified if"
         " only some runs reach 100, refuted if none does.",
         judge_n06,
+    ),
+    Claim(
+        "N04",
+        "On five years of daily S&P 500 prices, one day ahead, an RNN has an RMSE of 12.4 and an LSTM of 9.7.",
+        "E",
+        "In every setting measured (five-year window, and returns or levels as input) the LSTM's RMSE lies"
+        " below the RNN's, 95 % intervals apart; in some setting both figures are met within 10 %, in index"
+        " points; and some network beats persistence (lower RMSE, Diebold-Mariano p below 0.05). Qualified if"
+        " only some of the three hold, refuted if none.",
+        judge_n04,
     ),
     Claim(
         "N07",
@@ -408,6 +511,25 @@ _LEDGER = (
         "Relative to an RNN, 1 < GRU < LSTM in time and in memory at every setting, and on three tasks the"
         " 95 % intervals of GRU and LSTM overlap. Qualified if only some of these hold, refuted if none.",
         judge_c03,
+    ),
+    Claim(
+        "C09",
+        "A Transformer without positional encoding cannot tell the order of its input.",
+        "B",
+        "On tasks where only order decides, every run of each Transformer without positions is within 0.02 of"
+        " guessing (0.5). Qualified if that holds only for some (full or causal mask), refuted if for none;"
+        " not testable unless each Transformer with positions reaches 0.6 in every run, of at least three.",
+        judge_c09,
+    ),
+    Claim(
+        "M06",
+        "Every token reaches every other in one step.",
+        "B",
+        "In one layer of attention, untrained: the path to an input has as many operations at any lag, while"
+        " an LSTM's grows with it; each pair of positions is connected; and in every run the gradient at the"
+        " lag is at least a tenth of that at lag 1. Qualified if only some of this holds, for each mask"
+        " measured; refuted if none.",
+        judge_m06,
     ),
 )
 CLAIMS: dict[str, Claim] = {claim.id: claim for claim in _LEDGER}

@@ -270,6 +270,58 @@ def set_spectral_radius_(matrix: Tensor, radius: float) -> Tensor:
     return matrix.mul_(radius / present)
 
 
+# ----------------------------------------------------------------------------- reach, of any kind of layer
+
+
+def gradient_map(model: Callable[[Tensor], Any], x: Tensor, *, seed: int = 0) -> Tensor:
+    """How much each output position depends on each input position.
+
+    Each output is mixed with random weights of length one per feature, drawn from the seed; entry (t, s) is
+    the norm of the mix's gradient with respect to x_s. It works for recurrence, attention or any model.
+
+    Shapes:
+        the model maps x (B, T, D) to (B, T, H), or to a tuple that begins with it; result (T, T): mean over
+        the batch, row = output position, column = input position.
+    """
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        output = as_tuple(model(x))[0]
+        B, T, H = output.shape
+        mix = torch.randn(B, H, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        mixed = (output * mix.to(output)[:, None]).sum(dim=(0, 2)) / math.sqrt(H)  # (T,)
+        rows = [torch.autograd.grad(mixed[t], x, retain_graph=True)[0] for t in range(T)]
+    return torch.stack([row.norm(dim=2).mean(dim=0) for row in rows])
+
+
+def path_lengths(last_output: Callable[[list[Tensor]], Tensor], x: Tensor) -> list[int]:
+    """Operations on the shortest path from each input to the last output, counted in autograd's graph.
+
+    Args:
+        last_output: computes the last output from a list of T inputs (B, D). It must not put outputs of
+            several positions into one tensor: the graph cannot tell them apart.
+        x: the inputs (B, T, D).
+
+    Returns:
+        one number for each lag 0 .. T-1.
+
+    Raises:
+        ValueError: an input is not connected to the output.
+    """
+    inputs = [x_t.detach().requires_grad_() for x_t in x.unbind(dim=1)]
+    with torch.enable_grad():
+        output = last_output(inputs)
+    distance, front, steps = {}, [output.grad_fn], 0
+    while front:  # breadth first: a node is met first on a shortest path
+        distance |= dict.fromkeys(front, steps)
+        behind = (node for seen in front for node, _ in seen.next_functions if node is not None)
+        front, steps = [node for node in dict.fromkeys(behind) if node not in distance], steps + 1
+    leaves = {id(node.variable): far for node, far in distance.items() if hasattr(node, "variable")}
+    missing = [t for t, x_t in enumerate(inputs) if id(x_t) not in leaves]
+    if missing:
+        raise ValueError(f"the output does not depend on the inputs at {missing}")
+    return [leaves[id(x_t)] for x_t in reversed(inputs)]
+
+
 # -------------------------------------------------------------------------------------------- saturation
 
 

@@ -20,7 +20,7 @@ def status(claim, *records) -> str:
 
 
 def test_the_ledger_has_the_rows_of_this_part_each_with_rule_and_source():
-    assert set(CLAIMS) == {"N05", "N06", "N07", "N08", "M01", "M02", "M03", "M04", "C03"}
+    assert set(CLAIMS) == {"N05", "N06", "N07", "N08", "M01", "M02", "M03", "M04", "M06", "C03", "C09"}
     for name, claim in CLAIMS.items():
         assert claim.id == name
         assert len(claim.text.split()) >= 6 and len(claim.rule_text.split()) >= 12 and claim.source
@@ -215,6 +215,66 @@ def test_c03(gru_time, gru_quality, expected):
         records.append(record("C03", f"quality: {task}", (1.0, 1.1), model="LSTM"))
     assert status("C03", *records) == expected
     assert status("C03", *records[:-2]) == "not testable"
+
+
+def order(model, values, task="marks", positions="none"):
+    return record("C09", "accuracy on order", values, model=model, task=task, positions=positions)
+
+
+@pytest.mark.parametrize(
+    ("full", "causal", "sinusoidal", "expected"),
+    [
+        ((0.5, 0.5, 0.49), (0.51, 0.5, 0.5), (0.99, 0.98, 0.97), "confirmed"),
+        ((0.5, 0.5, 0.5), (1.0, 1.0, 0.99), (0.99, 0.98, 0.97), "qualified"),
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.6), (0.99, 0.98, 0.97), "qualified"),
+        ((0.9, 0.9, 0.9), (1.0, 1.0, 1.0), (0.99, 0.98, 0.97), "refuted"),
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (0.99, 0.98, 0.52), "not testable"),  # the task was not learned
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (0.99, 0.98), "not testable"),  # two runs are not enough
+    ],
+)
+def test_c09(full, causal, sinusoidal, expected):
+    blind = [order("no positions", full), order("no positions, causal mask", causal)]
+    assert status("C09", *blind, order("sinusoidal", sinusoidal, positions="sinusoidal")) == expected
+
+
+def test_c09_needs_every_task_learned_with_positions_and_both_kinds_of_model():
+    blind = [order("no positions", (0.5, 0.5, 0.5), task) for task in ("marks", "text")]
+    seeing = order("rotary", (0.99, 0.99, 0.99), "marks", "rotary")
+    assert status("C09", *blind, seeing) == "not testable"
+    assert status("C09", *blind, seeing, order("rotary", (0.8, 0.8, 0.8), "text", "rotary")) == "confirmed"
+    assert status("C09", *blind) == status("C09", seeing) == "not testable"
+
+
+def reach(model, path, pairs, gradient):
+    metrics = (
+        "operations on the path, per step of the lag",
+        "share of pairs reached",
+        "gradient at the lag, relative to lag 1",
+    )
+    triple = zip(metrics, (path, pairs, gradient), strict=True)
+    return [record("M06", metric, [value, value], model=model) for metric, value in triple]
+
+
+@pytest.mark.parametrize(
+    ("attention", "lstm_path", "expected"),
+    [
+        ((0.0, 1.0, 0.9), 2.0, "confirmed"),
+        ((0.0, 0.5, 0.9), 2.0, "qualified"),  # a causal mask
+        ((0.0, 1.0, 0.01), 2.0, "qualified"),
+        ((0.0, 1.0, 0.9), 0.0, "qualified"),  # the LSTM's path does not grow
+        ((1.0, 0.5, 0.01), 2.0, "refuted"),
+    ],
+)
+def test_m06(attention, lstm_path, expected):
+    lstm = reach("LSTM", lstm_path, 0.5, 1e-9)
+    assert status("M06", *reach("attention", *attention), *lstm) == expected
+    assert status("M06", *reach("attention", *attention)) == "not testable"
+    assert status("M06", *reach("attention", *attention), *lstm[:2]) == "not testable"
+
+
+def test_m06_is_judged_for_each_mask():
+    records = reach("attention", 0, 1, 0.9) + reach("attention, causal mask", 0, 0.5, 0.9)
+    assert status("M06", *records, *reach("LSTM", 2, 0.5, 1e-9)) == "qualified"
 
 
 def test_a_changed_record_changes_the_page():
