@@ -20,7 +20,9 @@ def status(claim, *records) -> str:
 
 
 def test_the_ledger_has_the_rows_of_this_part_each_with_rule_and_source():
-    assert set(CLAIMS) == {"N05", "N06", "N07", "N08", "M01", "M02", "M03", "M04", "M06", "C03", "C09"}
+    numbers, comparisons = {"N04", "N05", "N06", "N07", "N08"}, {"C03", "C09"}
+    mechanisms = {"M01", "M02", "M03", "M04", "M06"}
+    assert set(CLAIMS) == numbers | comparisons | mechanisms
     for name, claim in CLAIMS.items():
         assert claim.id == name
         assert len(claim.text.split()) >= 6 and len(claim.rule_text.split()) >= 12 and claim.source
