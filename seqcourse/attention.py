@@ -164,14 +164,37 @@ def check_mask(mask: Tensor, scores: tuple[int, ...]) -> None:
         )
 
 
-class AdditiveScore(nn.Module):
+class Score(nn.Module):
+    """What the scores share: keys are projected once, then compared with query after query.
+
+    A decoder asks about the same source at every step; what depends on the keys alone need not be computed
+    again.
+
+    Shapes:
+        query ``(B, T, D_q)``; key ``(B, S, D_k)``; scores ``(B, T, S)``.
+    """
+
+    def project_keys(self, key: Tensor) -> Tensor:
+        """Return the part of the score that does not depend on the query."""
+        return key
+
+    def compare(self, query: Tensor, projected_key: Tensor) -> Tensor:
+        """Return the scores of all pairs, given what :meth:`project_keys` returned."""
+        raise NotImplementedError
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        """Return the scores of all pairs."""
+        return self.compare(query, self.project_keys(key))
+
+
+class AdditiveScore(Score):
     """Score by a small network: ``v . tanh(W q + U k)``.
 
     Bahdanau, Cho & Bengio (2015), Neural Machine Translation by Jointly Learning to Align and Translate,
     appendix A.1.2. Without biases, as there.
 
     Shapes:
-        query ``(B, T, D_q)``; key ``(B, S, D_k)``; scores ``(B, T, S)``.
+        query ``(B, T, D_q)``; key ``(B, S, D_k)``; projected_key ``(B, S, A)``; scores ``(B, T, S)``.
 
     Args:
         query_size: D_q.
@@ -185,13 +208,17 @@ class AdditiveScore(nn.Module):
         self.key_projection = nn.Linear(key_size, size, bias=False)  # U
         self.vector = nn.Linear(size, 1, bias=False)  # v
 
-    def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        """Return the scores of all pairs."""
-        pairs = self.query_projection(query)[:, :, None] + self.key_projection(key)[:, None]  # (B, T, S, A)
+    def project_keys(self, key: Tensor) -> Tensor:
+        """Return U k."""
+        return self.key_projection(key)
+
+    def compare(self, query: Tensor, projected_key: Tensor) -> Tensor:
+        """Add each query to each key, squash, weigh the features."""
+        pairs = self.query_projection(query)[:, :, None] + projected_key[:, None]  # (B, T, S, A)
         return self.vector(pairs.tanh()).squeeze(-1)  # (B, T, S)
 
 
-class DotScore(nn.Module):
+class DotScore(Score):
     """Score by the product of query and key, which must be of one size.
 
     Luong, Pham & Manning (2015), Effective Approaches to Attention-based Neural Machine Translation,
@@ -201,16 +228,16 @@ class DotScore(nn.Module):
         query ``(B, T, D)``; key ``(B, S, D)``; scores ``(B, T, S)``.
     """
 
-    def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        """Return the scores of all pairs."""
-        return query @ key.transpose(1, 2)
+    def compare(self, query: Tensor, projected_key: Tensor) -> Tensor:
+        """Return the products of all pairs."""
+        return query @ projected_key.transpose(1, 2)
 
 
-class GeneralScore(nn.Module):
+class GeneralScore(DotScore):
     """Score by ``q . W k``: query and key may differ in size. Luong et al. (2015), "general".
 
     Shapes:
-        query ``(B, T, D_q)``; key ``(B, S, D_k)``; scores ``(B, T, S)``.
+        query ``(B, T, D_q)``; key ``(B, S, D_k)``; projected_key ``(B, S, D_q)``; scores ``(B, T, S)``.
 
     Args:
         query_size: D_q.
@@ -221,16 +248,18 @@ class GeneralScore(nn.Module):
         super().__init__()
         self.key_projection = nn.Linear(key_size, query_size, bias=False)
 
-    def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        """Return the scores of all pairs."""
-        return query @ self.key_projection(key).transpose(1, 2)
+    def project_keys(self, key: Tensor) -> Tensor:
+        """Return W k."""
+        return self.key_projection(key)
 
 
-class ConcatScore(nn.Module):
+class ConcatScore(Score):
     """Score by ``v . tanh(W [q; k])``: one matrix on both, set side by side. Luong et al. (2015), "concat".
 
+    W [q; k] is W_q q + W_k k with the columns of W in two parts, so no pair has to be set side by side.
+
     Shapes:
-        query ``(B, T, D_q)``; key ``(B, S, D_k)``; scores ``(B, T, S)``.
+        query ``(B, T, D_q)``; key ``(B, S, D_k)``; projected_key ``(B, S, A)``; scores ``(B, T, S)``.
 
     Args:
         query_size: D_q.
@@ -240,15 +269,19 @@ class ConcatScore(nn.Module):
 
     def __init__(self, query_size: int, key_size: int, size: int) -> None:
         super().__init__()
+        self.query_size = query_size
         self.projection = nn.Linear(query_size + key_size, size, bias=False)
         self.vector = nn.Linear(size, 1, bias=False)
 
-    def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        """Return the scores of all pairs."""
-        shape = (query.shape[0], query.shape[1], key.shape[1])
-        queries = query[:, :, None].expand(*shape, -1)
-        keys = key[:, None].expand(*shape, -1)
-        return self.vector(self.projection(torch.cat([queries, keys], dim=-1)).tanh()).squeeze(-1)
+    def project_keys(self, key: Tensor) -> Tensor:
+        """Return W_k k."""
+        return F.linear(key, self.projection.weight[:, self.query_size :])
+
+    def compare(self, query: Tensor, projected_key: Tensor) -> Tensor:
+        """Add W_q q, squash, weigh the features."""
+        projected_query = F.linear(query, self.projection.weight[:, : self.query_size])
+        pairs = projected_query[:, :, None] + projected_key[:, None]  # (B, T, S, A)
+        return self.vector(pairs.tanh()).squeeze(-1)  # (B, T, S)
 
 
 # --- several heads ---------------------------------------------------------------------------------------
@@ -395,7 +428,7 @@ class MultiHeadAttention(nn.Module):
 # --- positions -------------------------------------------------------------------------------------------
 
 
-def sinusoids(length: int, size: int, base: float = 10_000.0) -> Tensor:
+def sinusoids(length: int, size: int, base: float = 10_000.0, dtype: torch.dtype = torch.float32) -> Tensor:
     """Sines and cosines of falling frequency, alternating: one row per position.
 
     Vaswani et al. (2017), section 3.5.
@@ -409,7 +442,7 @@ def sinusoids(length: int, size: int, base: float = 10_000.0) -> Tensor:
     if size % 2:
         raise ValueError(f"expected an even size, a sine and a cosine per frequency, got {size}")
     angles = rotary_angles(length, size, base)  # (T, D/2)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2).float()
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2).to(dtype)
 
 
 def rotary_angles(length: int, size: int, base: float = 10_000.0, start: int = 0) -> Tensor:
@@ -419,7 +452,28 @@ def rotary_angles(length: int, size: int, base: float = 10_000.0, start: int = 0
     return position[:, None] * frequency
 
 
-class SinusoidalPositions(nn.Module):
+class _Table(nn.Module):
+    """Rows that depend on the position alone: computed once, kept in the type and on the device of use.
+
+    Not a buffer: a model turned to float64 would get the float32 rows with zeros behind them.
+    """
+
+    _rows: Tensor | None = None
+
+    def compute(self, length: int, size: int, dtype: torch.dtype) -> Tensor:
+        """Return the rows of the first positions, ``(T, size)``."""
+        raise NotImplementedError
+
+    def rows(self, start: int, end: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return the rows of these positions, ``(end - start, size)``."""
+        kept = self._rows
+        known = kept is not None and (kept.dtype, kept.device, kept.shape[1]) == (dtype, device, size)
+        if not known or len(kept) < end:
+            kept = self._rows = self.compute(max(64, 2 * end), size, dtype).to(device)
+        return kept[start:end]
+
+
+class SinusoidalPositions(_Table):
     """Add :func:`sinusoids` to the input: any position has a code, nothing is learned.
 
     Shapes:
@@ -427,18 +481,23 @@ class SinusoidalPositions(nn.Module):
 
     Args:
         size: D, even.
+
+    Raises:
+        ValueError: if the size is odd.
     """
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
-        self.register_buffer("table", sinusoids(64, size), persistent=False)
+        sinusoids(1, size)  # an odd size is an error here and not at the first input
+
+    def compute(self, length: int, size: int, dtype: torch.dtype) -> Tensor:
+        """Return the sinusoids of the first positions."""
+        return sinusoids(length, size, dtype=dtype)
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Add the codes of the positions from ``start`` on."""
-        if start + x.shape[1] > len(self.table):
-            self.table = sinusoids(2 * (start + x.shape[1]), self.size).to(x.device)
-        return x + self.table[start : start + x.shape[1]].to(x.dtype)
+        return x + self.rows(start, start + x.shape[1], self.size, x.dtype, x.device)
 
 
 class LearnedPositions(nn.Module):
@@ -452,12 +511,13 @@ class LearnedPositions(nn.Module):
     Args:
         size: D.
         max_length: how many positions there are.
+        std: standard deviation of the vectors at the start; GPT-2's by default, for embeddings as small.
     """
 
-    def __init__(self, size: int, max_length: int) -> None:
+    def __init__(self, size: int, max_length: int, std: float = 0.02) -> None:
         super().__init__()
         self.table = nn.Embedding(max_length, size)
-        nn.init.normal_(self.table.weight, std=0.02)
+        nn.init.normal_(self.table.weight, std=std)
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Add the codes of the positions from ``start`` on.
@@ -471,7 +531,7 @@ class LearnedPositions(nn.Module):
         return x + self.table.weight[start:end]
 
 
-class RotaryPositions(nn.Module):
+class RotaryPositions(_Table):
     """Turn pairs of features by an angle that grows with the position.
 
     The product of a turned query and a turned key depends on the distance of their positions only.
@@ -488,10 +548,19 @@ class RotaryPositions(nn.Module):
         super().__init__()
         self.base = base
 
+    def compute(self, length: int, size: int, dtype: torch.dtype) -> Tensor:
+        """Return sines and cosines of the first positions, alternating."""
+        return sinusoids(length, size, self.base, dtype)
+
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        """Turn by the angles of the positions from ``start`` on."""
-        angles = rotary_angles(x.shape[-2], x.shape[-1], self.base, start)
-        cosine, sine = angles.cos().to(x), angles.sin().to(x)  # (T, E/2)
+        """Turn by the angles of the positions from ``start`` on.
+
+        Raises:
+            ValueError: if the number of features is odd.
+        """
+        exact = torch.promote_types(x.dtype, torch.float32)  # half precision could not tell far positions
+        rows = self.rows(start, start + x.shape[-2], x.shape[-1], exact, x.device)
+        sine, cosine = rows[:, 0::2], rows[:, 1::2]  # (T, E/2)
         even, odd = x[..., 0::2], x[..., 1::2]
         turned = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
-        return turned.flatten(-2)
+        return turned.flatten(-2).to(x.dtype)

@@ -12,7 +12,7 @@ feed-forward layers and normalisations start as ``torch.nn.Linear`` and ``torch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +47,10 @@ class LayerCache:
         self.key, self.value = key, value
         return key, value
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows of the batch, in this order: a beam search drops and doubles hypotheses."""
-        for name, kept in vars(self).items():
-            if kept is not None:
-                setattr(self, name, kept.index_select(0, rows))
+    def select(self, rows: Tensor) -> LayerCache:
+        """Return a cache of these rows of the batch, in this order."""
+        kept = vars(self).items()
+        return LayerCache(**{name: x if x is None else x.index_select(0, rows) for name, x in kept})
 
 
 @dataclass
@@ -71,10 +70,13 @@ class Cache:
         """How many positions were decoded."""
         return self.layers[0].length if self.layers else 0
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows of the batch, in every layer."""
-        for layer in self.layers:
-            layer.select(rows)
+    def copy(self) -> Cache:
+        """Return a cache that can be filled further while this one stays; no tensor is copied."""
+        return Cache([replace(layer) for layer in self.layers])
+
+    def select(self, rows: Tensor) -> Cache:
+        """Return a cache of these rows of the batch: a beam search drops and doubles hypotheses."""
+        return Cache([layer.select(rows) for layer in self.layers])
 
 
 class FeedForward(nn.Sequential):

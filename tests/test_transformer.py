@@ -119,8 +119,7 @@ def test_selecting_rows_of_a_cache_follows_the_hypotheses():
     memory, x, rows = normal(B, S, D, seed=1), normal(B, T, D), torch.tensor([2, 0, 2])
     cache = Cache()
     decoder(x[:, :3], memory, cache=cache)
-    cache.select(rows)
-    moved = decoder(x[rows, 3:], memory[rows], cache=cache)
+    moved = decoder(x[rows, 3:], memory[rows], cache=cache.select(rows))
     torch.testing.assert_close(moved, decoder(x, memory)[rows, 3:], **EXACT)
 
 

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqcourse.attention import LearnedPositions
 from seqcourse.models.common import make_recurrent
 from seqcourse.models.pooling import last_state
 from seqcourse.recurrent import Recurrent
+from seqcourse.transformer import Encoder
 
 
 class Forecaster(nn.Module):
@@ -90,6 +92,54 @@ class Forecaster(nn.Module):
                 f"expected targets (B, horizon) = {(len(inputs), self.horizon)}, got {tuple(targets.shape)}"
             )
         return F.mse_loss(self(inputs), targets)
+
+
+class TransformerForecaster(nn.Module):
+    """Read a window of a series with a Transformer encoder; forecast from its last position.
+
+    Shapes:
+        x (B, T, D); returns (B, horizon).
+
+    Args:
+        input_size: D.
+        size: features of the encoder.
+        heads: N; must divide the size.
+        layers: number of blocks.
+        horizon: how many steps to forecast, all at once.
+        dropout: within the encoder.
+        max_length: the longest window, for the learned positions.
+
+    Raises:
+        ValueError: if the heads do not divide the size.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        size: int,
+        heads: int = 4,
+        layers: int = 1,
+        horizon: int = 1,
+        dropout: float = 0.0,
+        max_length: int = 512,
+    ) -> None:
+        super().__init__()
+        self.projection = nn.Linear(input_size, size)
+        self.positions = LearnedPositions(size, max_length)
+        self.encoder = Encoder(size, heads, layers, dropout=dropout)
+        self.head = nn.Linear(size, horizon)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the forecast.
+
+        Raises:
+            ValueError: if the window is longer than ``max_length``.
+        """
+        return self.head(self.encoder(self.positions(self.projection(x)))[:, -1])  # (B, horizon)
+
+    def loss(self, batch: Any) -> Tensor:
+        """Return the mean squared error of a batch (inputs (B, T, D), targets (B, horizon), ...)."""
+        return F.mse_loss(self(batch[0]), batch[1])
 
 
 def _check_options(input_size: int, horizon: int, strategy: str, target: int) -> None:
