@@ -8,6 +8,7 @@ are those of the bibliography.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -299,6 +300,121 @@ def beats_persistence(record: Record) -> bool:
     return record.mean < protocol["RMSE of persistence"] and protocol["Diebold-Mariano p"] < 0.05
 
 
+# ------------------------------------------------------------- cost of attention: C01, C02, C07, C13
+
+NOISE_MARGIN = 0.05  # of a time: smaller differences are not told from a busy machine
+SMALLEST_PEAK = 10.0  # MB: below it pages of libraries decide, not tensors
+
+
+def _ratio_by(own: list[Record], other: list[Record], key: str) -> dict[tuple[str, int], float]:
+    """Median over the rounds of own / other, by device and length."""
+    others = {(r.protocol.get("device"), r.protocol.get(key)): r for r in other}
+    ratios = {}
+    for record in own:
+        place = (record.protocol.get("device"), record.protocol.get(key))
+        if place in others:
+            pairs = zip(record.values, others[place].values, strict=True)
+            ratios[place] = statistics.median(a / b for a, b in pairs)
+    return ratios
+
+
+def _on_gpu(places: Iterable[tuple[str, int]]) -> bool:
+    return any(str(device).startswith("cuda") for device, _ in places)
+
+
+def judge_c01(records: list[Record]) -> Judgement:
+    """RNN and LSTM cannot be trained in parallel over time; Transformers can, and train faster."""
+    speeds = _models(find(records, metric="training speed"))
+    lstm, transformer = speeds.get("LSTM", []), speeds.get("Transformer", [])
+    ratios = _ratio_by(transformer, lstm, "length")
+    if len({length for _, length in ratios}) < 2:
+        return _missing("training speed of Transformer and LSTM at two lengths")
+    devices = sorted({device for device, _ in ratios})
+    slows = {device: _slows_down(find(lstm, device=device)) for device in devices}
+    faster = [ratio > 1 + NOISE_MARGIN for ratio in ratios.values()]
+    status = _graded([*(left < 1 - NOISE_MARGIN for left in slows.values()), *faster])
+    reason = "; ".join(
+        f"on {device} the LSTM keeps {slows[device]:.0%} of its speed at the longest sequences, and the"
+        f" Transformer has {_spoken(ratios, device)} times the LSTM's"
+        for device in devices
+    )
+    if not _on_gpu(ratios):
+        return ("qualified" if status == "confirmed" else status), reason + ". No GPU was measured."
+    return status, reason + "."
+
+
+def _slows_down(lstm: list[Record]) -> float:
+    """What is left of the speed at the shortest sequences when they are longest."""
+    by_length = sorted(lstm, key=lambda record: record.protocol["length"])
+    return by_length[-1].median / by_length[0].median
+
+
+def _spoken(ratios: dict[tuple[str, int], float], device: str) -> str:
+    """Such as ``0.8 (32) to 0.2 (2048)``: the ratio at the shortest and at the longest length."""
+    found = sorted((length, ratio) for (place, length), ratio in ratios.items() if place == device)
+    return " to ".join(f"{ratio:.2g} (at {length})" for length, ratio in (found[0], found[-1]))
+
+
+def judge_c02(records: list[Record]) -> Judgement:
+    """A Transformer's inference is fast on a GPU, an RNN's is slow."""
+    reads = _models(find(records, metric="time to read a context"))
+    writes = find(records, metric="time to write a token")
+    cached, steps = find(writes, writer="Transformer with cache"), find(writes, writer="LSTM")
+    reading = _ratio_by(reads.get("Transformer", []), reads.get("LSTM", []), "context")
+    writing = _ratio_by(cached, steps, "context")
+    if not reading or not writing:
+        return _missing("the time to read a context and to write a token, of Transformer and LSTM")
+    faster = [ratio < 1 - NOISE_MARGIN for ratio in (*reading.values(), *writing.values())]
+    reason = "; ".join(
+        f"on {device} the Transformer takes {_spoken(reading, device)} times the LSTM's time to read and"
+        f" {_spoken(writing, device)} times its time to write"
+        for device in sorted({device for device, _ in reading})
+    )
+    if _on_gpu(reading):
+        return _graded(faster), reason + "."
+    return ("qualified" if any(faster) else "not testable"), reason + ". No GPU was measured."
+
+
+def _peaks(records: list[Record]) -> dict[str, dict[int, float]]:
+    """Median peak memory of a layer in training, by layer and length."""
+    peaks: dict[str, dict[int, float]] = {}
+    for r in find(records, metric="peak memory of a layer", direction="forward and backward"):
+        peaks.setdefault(str(r.protocol.get("layer")), {})[r.protocol["length"]] = r.median
+    return peaks
+
+
+def judge_c07(records: list[Record]) -> Judgement:
+    """A Transformer's memory grows with the square of the length."""
+    peaks = _peaks(records)
+    exponents = {}
+    for layer in ("attention, readable", "attention, fused"):
+        (short, less), (long, more) = ([(0, 0.0)] * 2 + sorted(peaks.get(layer, {}).items()))[-2:]
+        if less < SMALLEST_PEAK:
+            return _missing("the peak memory of readable and fused attention at two lengths that fill memory")
+        exponents[layer] = math.log(more / less) / math.log(long / short)
+    parts = (f"{layer} as length to the power {power:.2f}" for layer, power in exponents.items())
+    reason = f"From the second longest to the longest sequence peak memory grows: {', '.join(parts)}."
+    return _graded([power >= 1.75 for power in exponents.values()]), reason
+
+
+def judge_c13(records: list[Record]) -> Judgement:
+    """An RNN cannot decide what to remember, and so uses much memory."""
+    peaks = _peaks(records)
+    rnn = peaks.pop("RNN", {})
+    by_length = {T: {layer: found[T] for layer, found in peaks.items() if T in found} for T in rnn}
+    by_length = {T: v for T, v in by_length.items() if v and max(v.values()) >= SMALLEST_PEAK}
+    if not by_length:
+        return _missing("the peak memory of an RNN and of another layer at a length that fills memory")
+    most = [rnn[T] > max(others.values()) for T, others in by_length.items()]
+    least = [rnn[T] < min(others.values()) for T, others in by_length.items()]
+    T = max(by_length)
+    reason = f"At length {T} the RNN takes {format_number(rnn[T])} MB; " + ", ".join(
+        f"{layer} {format_number(value)}" for layer, value in by_length[T].items()
+    )
+    reason += f". It takes the least at {sum(least)} of {len(least)} lengths, the most at {sum(most)}."
+    return ("refuted" if all(least) else "confirmed" if all(most) else "qualified"), reason
+
+
 # ------------------------------------------------------------------------------------ mechanisms: M01 to M04
 
 
@@ -530,6 +646,45 @@ _LEDGER = (
         " lag is at least a tenth of that at lag 1. Qualified if only some of this holds, for each mask"
         " measured; refuted if none.",
         judge_m06,
+    ),
+    Claim(
+        "C01",
+        "RNN and LSTM cannot be trained in parallel over time; Transformers can, and train faster.",
+        "B",
+        "Language models of equal size train on batches of equally many tokens, in short and in long sequences."
+        " The LSTM loses speed: at the longest it has less than 95 % of its tokens per second at the shortest."
+        " The Transformer has more than the LSTM at every length (median ratio of the rounds above 1.05)."
+        " Confirmed if all of this holds and a GPU was measured, qualified if only some of it, or no GPU,"
+        " refuted if none.",
+        judge_c01,
+    ),
+    Claim(
+        "C02",
+        "A Transformer's inference is fast on a GPU; an RNN's is slow.",
+        "B",
+        "Of language models of equal size, the Transformer reads every context, and with a cache writes the token"
+        " after it, in less than 95 % of the LSTM's time (median ratio of the rounds). Confirmed if so at all"
+        " contexts on a GPU, qualified if at some, refuted if at none. Without a GPU: qualified if at some,"
+        " else not testable.",
+        judge_c02,
+    ),
+    Claim(
+        "C07",
+        "Transformers are memory-hungry: the cost grows with the square of the length.",
+        "D",
+        "Between the two longest sequences, peak memory of an attention layer in training grows at least with"
+        " the power 1.75 of the length, for readable and for fused attention. Qualified if for only one of"
+        " them, refuted if for neither.",
+        judge_c07,
+    ),
+    Claim(
+        "C13",
+        "An RNN has no way to decide what to remember, and so uses much memory.",
+        "D",
+        "Among layers of equal width, peak memory in training, at every length at which some layer takes at"
+        " least 10 MB. Confirmed if the RNN takes the most at each, refuted if the least at each, else"
+        " qualified.",
+        judge_c13,
     ),
 )
 CLAIMS: dict[str, Claim] = {claim.id: claim for claim in _LEDGER}
