@@ -62,7 +62,8 @@ def test_sentences_are_short_and_have_no_full_stop():
     sentences = short_sentences(texts, 4, 9)
     lengths = {len(sentence) for part in sentences[:2] for sentence in part}
     assert sentences.train and sentences.test and min(lengths) >= 4 and max(lengths) <= 9
-    assert max(max(sentence) for sentence in sentences.train) < sentences.vocabulary_size
+    assert "." not in sentences.tokeniser.tokens
+    assert max(max(sentence) for sentence in sentences.train) < len(sentences.tokeniser) <= 2000
     batch = draw_sentences(sentences.train, 5)(torch.Generator().manual_seed(0))
     assert batch.tokens.shape[0] == 10
 

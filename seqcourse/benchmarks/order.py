@@ -162,11 +162,11 @@ def _interleave(one: Tensor, other: Tensor) -> Tensor:
 
 
 class Sentences(NamedTuple):
-    """Encoded sentences for training and testing, and the size of their vocabulary."""
+    """Encoded sentences for training and testing, and what encoded them."""
 
     train: list[list[int]]
     test: list[list[int]]
-    vocabulary_size: int
+    tokeniser: WordTokeniser
 
 
 def short_sentences(texts: ParallelText, shortest: int = 6, longest: int = 16) -> Sentences:
@@ -179,7 +179,7 @@ def short_sentences(texts: ParallelText, shortest: int = 6, longest: int = 16) -
     train, test = words(texts.train), words(texts.validation)
     tokeniser = WordTokeniser.train(train, max_vocabulary=2000)
     encoded = [[tokeniser.encode_words(sentence) for sentence in part] for part in (train, test)]
-    return Sentences(*encoded, vocabulary_size=len(tokeniser))
+    return Sentences(*encoded, tokeniser)
 
 
 # ---------------------------------------------------------------------------------------- training, accuracy
@@ -302,7 +302,7 @@ def sentence_records(texts: ParallelText, plan: Plan, seeds: list[int], device: 
     for model in MODELS:
         started, values = time.perf_counter(), []
         for seed in seeds:
-            classifier = seeded_model(model, sentences.vocabulary_size, seed, device, plan.size)
+            classifier = seeded_model(model, len(sentences.tokeniser), seed, device, plan.size)
             draw = draw_sentences(sentences.train, plan.pairs)
             train_classifier(classifier, draw, plan.sentence_steps, seed)
             test = torch.Generator().manual_seed(10_000 + seed)
