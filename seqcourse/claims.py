@@ -540,6 +540,85 @@ def judge_m06(records: list[Record]) -> Judgement:
     return _graded(held), reason + "."
 
 
+# ------------------------------------------------------------------------- translation: S09, S10, S15, C11
+
+FIXED_CODE, ATTENTION, TRANSFORMER = "GRU", "GRU with attention", "Transformer"
+SHORT_SOURCE, LONG_SOURCE = "1 to 8", "over 15"  # words
+BLEU_MARGIN = 2.0  # points: the least difference that counts
+
+
+def _bleu(records: list[Record], words: str | None = None) -> dict[str, Record]:
+    """BLEU from German to English by beam search, by model; over all sentences, or over those of a length."""
+    wanted = {"metric": "BLEU by source length", "words": words} if words else {"metric": "BLEU"}
+    found = find(records, direction="de-en", decoding="beam 4", **wanted)
+    return {model: group[0] for model, group in _models(found).items()}
+
+
+def _ahead(a: Record, b: Record, margin: float = 0.0) -> bool:
+    """Whether every run of ``a`` lies above every run of ``b`` by more than a margin; runs may be single."""
+    return min(a.values) > max(b.values) + margin
+
+
+def _points(scores: dict[str, Record], what: str = "") -> str:
+    """The means in words, and how many runs they are of."""
+    runs = max((record.n for record in scores.values()), default=0)
+    each = ", ".join(f"{model} {record.mean:.1f}" for model, record in scores.items())
+    return f"BLEU{what}: {each} ({runs} {'run' if runs == 1 else 'runs'} each)"
+
+
+def judge_s09(records: list[Record]) -> Judgement:
+    """An encoder-decoder with a code of fixed length translates, and worse the longer the sentence is."""
+    parts = [_bleu(records, words).get(FIXED_CODE) for words in (None, SHORT_SOURCE, LONG_SOURCE)]
+    if None in parts:
+        return _missing(f"BLEU of the {FIXED_CODE}, over all and by source length")
+    whole, short, long = parts
+    named = {"all": whole, f"{SHORT_SOURCE} words": short, f"{LONG_SOURCE} words": long}
+    held = [min(whole.values) >= 15, _ahead(short, long, BLEU_MARGIN)]
+    return _graded(held), _points(named, f" of the {FIXED_CODE}") + "."
+
+
+def judge_s10(records: list[Record]) -> Judgement:
+    """Attention translates better than a fixed code, on long sentences and over all."""
+    whole, long = (_only(_bleu(records, words), FIXED_CODE, ATTENTION) for words in (None, LONG_SOURCE))
+    if len(whole) < 2 or len(long) < 2:
+        return _missing("BLEU without and with attention, over all and on long sentences")
+    held = [_ahead(scores[ATTENTION], scores[FIXED_CODE], BLEU_MARGIN) for scores in (long, whole)]
+    return _graded(held), f"{_points(whole)}; {_points(long, f', {LONG_SOURCE} words')}."
+
+
+def judge_s15(records: list[Record]) -> Judgement:
+    """A Transformer translates Multi30k, and beats attention on a recurrent layer of the same size."""
+    scores = _only(_bleu(records), ATTENTION, TRANSFORMER)
+    if len(scores) < 2 or not _equally_large(records, ATTENTION, TRANSFORMER):
+        return _missing("BLEU of Transformer and GRU with attention, of sizes within 5 %")
+    transformer = scores[TRANSFORMER]
+    return _graded([min(transformer.values) >= 36, _ahead(transformer, scores[ATTENTION])]), _points(
+        scores
+    ) + "."
+
+
+def judge_c11(records: list[Record]) -> Judgement:
+    """Attention removes the bottleneck of the fixed code: it helps, and most on long sentences."""
+    short, long = (
+        _only(_bleu(records, words), FIXED_CODE, ATTENTION) for words in (SHORT_SOURCE, LONG_SOURCE)
+    )
+    if len(short) < 2 or len(long) < 2 or not _equally_large(records, FIXED_CODE, ATTENTION):
+        return _missing("BLEU by source length without and with attention, of sizes within 5 %")
+    gains = [scores[ATTENTION].mean - scores[FIXED_CODE].mean for scores in (short, long)]
+    reason = f"{_points(short, f', {SHORT_SOURCE} words')}; {_points(long, f', {LONG_SOURCE} words')}."
+    return _graded([_ahead(long[ATTENTION], long[FIXED_CODE], BLEU_MARGIN), gains[1] > gains[0]]), reason
+
+
+def _only(scores: dict[str, Record], *models: str) -> dict[str, Record]:
+    return {model: scores[model] for model in models if model in scores}
+
+
+def _equally_large(records: list[Record], *models: str) -> bool:
+    sizes = _models(find(records, metric="parameters", direction="de-en"))
+    counts = [sizes[model][0].mean for model in models if model in sizes]
+    return len(counts) == len(models) and max(counts) <= 1.05 * min(counts)
+
+
 # ---------------------------------------------------------------------------------------------- the ledger
 
 _LEDGER = (
@@ -685,6 +764,42 @@ _LEDGER = (
         " least 10 MB. Confirmed if the RNN takes the most at each, refuted if the least at each, else"
         " qualified.",
         judge_c13,
+    ),
+    Claim(
+        "S09",
+        "An encoder-decoder with a fixed-length code translates, and worse the longer the sentence is.",
+        "A, C",
+        "On Multi30k, German to English by beam search, a GRU without attention reaches 15 BLEU in every run,"
+        " and is more than 2 points better on sources of 1 to 8 words than on those over 15. Qualified if only"
+        " one of the two holds, refuted if neither.",
+        judge_s09,
+    ),
+    Claim(
+        "S10",
+        "With attention an encoder-decoder translates long sentences better than with a fixed code.",
+        "C",
+        "On Multi30k, German to English by beam search, every run of the GRU with additive attention lies more"
+        " than 2 BLEU above every run of the one without, on sources over 15 words and over all. Qualified if"
+        " only one of the two holds, refuted if neither.",
+        judge_s10,
+    ),
+    Claim(
+        "S15",
+        "A Transformer encoder-decoder translates better than a recurrent one with attention.",
+        "A, B",
+        "On Multi30k, German to English by beam search, every run of the Transformer reaches 36 BLEU and lies"
+        " above every run of a GRU with attention that has as many parameters (within 5 %). Qualified if only"
+        " one of the two holds, refuted if neither.",
+        judge_s15,
+    ),
+    Claim(
+        "C11",
+        "Attention removes the bottleneck of the fixed-length code.",
+        "D",
+        "On sources over 15 words every run with attention lies more than 2 BLEU above every run without, at"
+        " equal size (within 5 %), and the gain of the means is larger there than on sources of 1 to 8 words."
+        " Qualified if only one of the two holds, refuted if neither.",
+        judge_c11,
     ),
 )
 CLAIMS: dict[str, Claim] = {claim.id: claim for claim in _LEDGER}

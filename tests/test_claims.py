@@ -20,9 +20,12 @@ def status(claim, *records) -> str:
 
 
 def test_the_ledger_has_the_rows_of_this_part_each_with_rule_and_source():
-    numbers, comparisons = {"N04", "N05", "N06", "N07", "N08"}, {"C01", "C02", "C03", "C07", "C09", "C13"}
-    mechanisms = {"M01", "M02", "M03", "M04", "M06"}
-    assert set(CLAIMS) == numbers | comparisons | mechanisms
+    numbers, comparisons = (
+        {"N04", "N05", "N06", "N07", "N08"},
+        {"C01", "C02", "C03", "C07", "C09", "C11", "C13"},
+    )
+    mechanisms, systems = {"M01", "M02", "M03", "M04", "M06"}, {"S09", "S10", "S15"}
+    assert set(CLAIMS) == numbers | comparisons | mechanisms | systems
     for name, claim in CLAIMS.items():
         assert claim.id == name
         assert len(claim.text.split()) >= 6 and len(claim.rule_text.split()) >= 12 and claim.source
@@ -277,6 +280,92 @@ def test_m06(attention, lstm_path, expected):
 def test_m06_is_judged_for_each_mask():
     records = reach("attention", 0, 1, 0.9) + reach("attention, causal mask", 0, 0.5, 0.9)
     assert status("M06", *records, *reach("LSTM", 2, 0.5, 1e-9)) == "qualified"
+
+
+def translation(claim, model, bleu=(), short=(), long=(), parameters=1000, direction="de-en"):
+    """Records of one model: BLEU over all and by source length, values one per run, and its size."""
+    said = {"model": model, "direction": direction, "decoding": "beam 4"}
+    by_length = "BLEU by source length"
+    found = [record(claim, "parameters", [parameters], model=model, direction=direction)]
+    found += [record(claim, "BLEU", bleu, **said)] if bleu else []
+    found += [record(claim, by_length, short, words="1 to 8", **said)] if short else []
+    return found + ([record(claim, by_length, long, words="over 15", **said)] if long else [])
+
+
+@pytest.mark.parametrize(
+    ("bleu", "short", "long", "expected"),
+    [
+        ((20.0,), (25.0,), (12.0,), "confirmed"),
+        ((20.0, 14.0), (25.0, 25.0), (12.0, 12.0), "qualified"),
+        ((20.0,), (13.0,), (12.0,), "qualified"),
+        ((2.0,), (3.0,), (2.0,), "refuted"),
+        ((20.0,), (25.0,), (), "not testable"),
+    ],
+)
+def test_s09(bleu, short, long, expected):
+    assert status("S09", *translation("S09", "GRU", bleu, short, long)) == expected
+
+
+@pytest.mark.parametrize(
+    ("bleu", "long", "expected"),
+    [
+        ((28.0, 29.0), (26.0, 27.0), "confirmed"),
+        ((28.0, 21.9), (26.0, 27.0), "qualified"),  # one run is not far enough ahead
+        ((28.0,), (11.0,), "qualified"),
+        ((19.0,), (11.0,), "refuted"),
+        ((28.0,), (), "not testable"),
+    ],
+)
+def test_s10(bleu, long, expected):
+    without = translation("S10", "GRU", (20.0, 19.0), (25.0,), (12.0, 10.0))
+    assert status("S10", *without, *translation("S10", "GRU with attention", bleu, (), long)) == expected
+
+
+@pytest.mark.parametrize(
+    ("transformer", "attention", "parameters", "expected"),
+    [
+        ((36.0, 37.0), (30.0,), 1049, "confirmed"),
+        ((35.9, 37.0), (30.0,), 1049, "qualified"),
+        ((37.0,), (37.5,), 1049, "qualified"),
+        ((30.0,), (31.0,), 1049, "refuted"),
+        ((36.0,), (30.0,), 1051, "not testable"),  # not of equal size
+        ((36.0,), (), 1000, "not testable"),
+    ],
+)
+def test_s15(transformer, attention, parameters, expected):
+    records = translation("S15", "Transformer", transformer)
+    records += translation("S15", "GRU with attention", attention, parameters=parameters)
+    assert status("S15", *records) == expected
+
+
+@pytest.mark.parametrize(
+    ("short", "long", "parameters", "expected"),
+    [
+        (26.0, 25.0, 1000, "confirmed"),
+        (45.0, 25.0, 1000, "qualified"),  # it helps short sentences more
+        (20.0, 13.0, 1000, "qualified"),  # it hardly helps long ones
+        (45.0, 13.0, 1000, "refuted"),
+        (26.0, 25.0, 1100, "not testable"),
+    ],
+)
+def test_c11(short, long, parameters, expected):
+    without = translation("C11", "GRU", (20.0,), (25.0,), (12.0,))
+    attention = translation("C11", "GRU with attention", (28.0,), (short,), (long,), parameters)
+    assert status("C11", *without, *attention) == expected
+
+
+def test_translation_is_judged_in_the_direction_of_the_rule():
+    records = [
+        found
+        for model, bleu in (("GRU with attention", 30.0), ("Transformer", 37.0))
+        for found in translation("S15", model, (bleu,), direction="en-de")
+    ]
+    assert status("S15", *records) == "not testable"
+
+
+def test_a_single_run_is_said_to_be_one():
+    records = translation("S15", "Transformer", (37.0,)) + translation("S15", "GRU with attention", (30.0,))
+    assert "Transformer 37.0 (1 run each)" in verdict("S15", records).reason
 
 
 def test_a_changed_record_changes_the_page():
