@@ -334,7 +334,7 @@ def judge_c01(records: list[Record]) -> Judgement:
     faster = [ratio > 1 + NOISE_MARGIN for ratio in ratios.values()]
     status = _graded([*(left < 1 - NOISE_MARGIN for left in slows.values()), *faster])
     reason = "; ".join(
-        f"on {device} the LSTM keeps {slows[device]:.0%} of its speed at the longest sequences, and the"
+        f"On {device} the LSTM keeps {slows[device]:.0%} of its speed at the longest sequences, and the"
         f" Transformer has {_spoken(ratios, device)} times the LSTM's"
         for device in devices
     )
@@ -366,7 +366,7 @@ def judge_c02(records: list[Record]) -> Judgement:
         return _missing("the time to read a context and to write a token, of Transformer and LSTM")
     faster = [ratio < 1 - NOISE_MARGIN for ratio in (*reading.values(), *writing.values())]
     reason = "; ".join(
-        f"on {device} the Transformer takes {_spoken(reading, device)} times the LSTM's time to read and"
+        f"On {device} the Transformer takes {_spoken(reading, device)} times the LSTM's time to read and"
         f" {_spoken(writing, device)} times its time to write"
         for device in sorted({device for device, _ in reading})
     )
