@@ -11,6 +11,7 @@ import seqcourse
 # Command -> (module, object, one line for --help).
 _COMMANDS = {
     "data": ("seqcourse.cli_data", "data", "List, fetch and verify the data sets."),
+    "train": ("seqcourse.cli_train", "train_cmd", "Train a checkpoint of the package from scratch."),
     "bench": ("seqcourse.cli_bench", "bench", "Run a benchmark and write its records."),
     "book": ("seqcourse.tasks", "book", "Run the notebooks and build the site (in a checkout)."),
     "serve": ("seqcourse.tasks", "serve", "Serve the built site on this machine."),
