@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, replace
 
 import pytest
@@ -298,9 +299,9 @@ def latencies(reading, writing, device):
         ("time to write a token", "writer", "Transformer with cache", writing),
     ):
         for party, times in ((name, values), ("LSTM", (1, 1))):
-            for context, time in zip((8, 64), times, strict=True):
+            for context, value in zip((8, 64), times, strict=True):
                 found.append(
-                    record("C02", metric, [time, time], context=context, device=device, **{key: party})
+                    record("C02", metric, [value, value], context=context, device=device, **{key: party})
                 )
     return found
 
@@ -361,3 +362,16 @@ def test_c07(readable, fused, expected):
 )
 def test_c13(rnn, lstm, expected):
     assert verdict("C13", peaks(RNN=rnn, LSTM=lstm)).status == expected
+
+
+def test_one_thread_on_a_cpu_is_timed_without_waiting_for_other_programs(monkeypatch):
+    clocks = [
+        attention_cost.clock_of(device, replace(PLAN, threads=n))[1]
+        for device, n in (("cpu", 1), ("cpu", 2), ("cuda", 1))
+    ]
+    assert clocks == ["processor time of one thread", "time of the clock", "time of the clock"]
+    sleeping = replace(
+        layer_study(PLAN, PASSES[0]), parties=("sleep",), work=lambda **_: lambda: time.sleep(0.02)
+    )
+    seconds = attention_cost.measure_time(sleeping, 16, PLAN, "cpu", {})["seconds"]["sleep"]
+    assert len(seconds) == PLAN.rounds and max(seconds) < 0.01

@@ -10,7 +10,9 @@ Three questions, because "faster" means three things:
   where the same number of tokens comes in short or in long sequences.
 
 Times are of interleaved rounds in one process: value i of one record and value i of another belong to the same
-round, so their ratio is what a busy machine spares. Peaks of memory are of a fresh process each
+round, so their ratio is what a busy machine spares. With one thread on a CPU they are processor time, which on
+an idle machine is the time of the clock: on a busy one, a call that is interrupted would look slow, and a call
+too short to be interrupted would not. Peaks of memory are of a fresh process each
 (:mod:`seqcourse.benchmarks.memory`). Where memory ends, longer sequences are left out, and the record says so.
 """
 
@@ -361,11 +363,20 @@ def measure_time(study: Study, length: int, plan: Plan, device: str, finished: F
         key = _memory_key(study, party, length)
         if key not in finished or "peaks" in finished[key]:
             works[party] = study.work(**study.arguments(party, length), device=device)
+    clock, clock_name = clock_of(device, plan)
     repeated = {
         party: lambda work=work: [work() for _ in range(study.calls)] for party, work in works.items()
     }
-    times = interleaved(repeated, plan.rounds)
-    return {"seconds": {party: [each / study.calls for each in seconds] for party, seconds in times.items()}}
+    times = interleaved(repeated, plan.rounds, clock, warm_up=1)
+    seconds = {party: [each / study.calls for each in own] for party, own in times.items()}
+    return {"seconds": seconds, "clock": clock_name}
+
+
+def clock_of(device: str, plan: Plan) -> tuple[Callable[[], float], str]:
+    """The clock that other programs disturb least, and its name."""
+    if device == "cpu" and plan.threads == 1:
+        return time.process_time, "processor time of one thread"
+    return time.perf_counter, "time of the clock"
 
 
 def count_kept(length: int, plan: Plan, device: str) -> dict[str, int]:
@@ -467,7 +478,8 @@ def time_record(
         unit, values = "tokens/s", [tokens / seconds for seconds in result["seconds"][party]]
         protocol = protocol | {"tokens in a batch": tokens}
     order = "interleaved rounds in one process, order turning; the machine was not reserved"
-    protocol = protocol | {"order": order, "calls in a round": study.calls, "load before": result["load"]}
+    protocol = protocol | {"clock": result["clock"], "order": order}
+    protocol = protocol | {"calls in a round": study.calls, "load before": result["load"]}
     return [_record(study, 0, party, length, unit, values, protocol, finished, result)]
 
 
@@ -484,19 +496,8 @@ def memory_record(
         "limit_gb": finished.protocol["plan"]["memory_gb"],
     }
     if "peaks" in result:
-        return [
-            _record(
-                study,
-                1,
-                party,
-                length,
-                "MB",
-                [peak / 1e6 for peak in result["peaks"]],
-                protocol,
-                finished,
-                result,
-            )
-        ]
+        values = [peak / 1e6 for peak in result["peaks"]]
+        return [_record(study, 1, party, length, "MB", values, protocol, finished, result)]
     if result["at"] != length:
         return []
     fitted = max((T for T in study.lengths if length > T), default=0)

@@ -151,18 +151,23 @@ def contenders(kind: str, hidden_size: int, device: str) -> dict[str, nn.Module]
     return {name: layer.to(device) for name, layer in layers.items()}
 
 
-def interleaved(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def interleaved(
+    works: dict[str, Callable[[], Any]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    warm_up: int = WARM_UP,
+) -> dict[str, list[float]]:
     """Time every work once a round, so that a slow moment of the machine hits all; the order turns."""
     names, seconds = list(works), {name: [] for name in works}
-    for number in range(-WARM_UP, rounds):
+    for number in range(-warm_up, rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
-            started = time.perf_counter()
+            started = clock()
             works[name]()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if number >= 0:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return seconds
 
 
