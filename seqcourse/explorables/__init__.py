@@ -12,6 +12,7 @@ from typing import Any
 
 # Name -> module. Loaded on first use: importing seqcourse must not need anywidget.
 _LAZY = {
+    "AttentionMap": "attention_map",
     "Explorable": "base",
     "LSTMStep": "lstm_step",
     "RotaryScore": "rotary",
