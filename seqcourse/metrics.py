@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from seqcourse.records import t_coverage
+
 
 def perplexity(loss: float) -> float:
     """Turn a mean cross-entropy in nats per token into perplexity: the number of equal choices as unsure."""
@@ -41,6 +43,37 @@ def accuracy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> floa
     if correct.numel() == 0:
         raise ValueError("expected at least one label, got none")
     return correct.float().mean().item()
+
+
+class DieboldMariano(NamedTuple):
+    """Whether two forecasters differ: the statistic (negative if the first is better) and its p-value."""
+
+    statistic: float
+    p_value: float
+
+
+def diebold_mariano(errors: Tensor, other_errors: Tensor) -> DieboldMariano:
+    """Test whether two one-step forecasts have the same mean squared error.
+
+    Diebold & Mariano (1995), Comparing Predictive Accuracy, with the small-sample correction of Harvey,
+    Leybourne & Newbold (1997) for a horizon of one step, at which loss differences are taken as uncorrelated.
+
+    Shapes:
+        both (n,): the errors of the same steps.
+
+    Raises:
+        ValueError: if the shapes differ, there are fewer than two steps, or the forecasts have equal losses
+            at every step.
+    """
+    if errors.shape != other_errors.shape or errors.ndim != 1 or len(errors) < 2:
+        shapes = [tuple(e.shape) for e in (errors, other_errors)]
+        raise ValueError(f"expected the errors of the same steps, (n,) with n of at least 2, got {shapes}")
+    difference = errors.double() ** 2 - other_errors.double() ** 2
+    n, deviation = len(difference), difference.std(correction=0)
+    if deviation == 0:
+        raise ValueError("the losses differ by the same amount at every step: there is nothing to test")
+    statistic = (difference.mean() / deviation * math.sqrt(n) * math.sqrt((n - 1) / n)).item()
+    return DieboldMariano(statistic, 1 - t_coverage(abs(statistic), n - 1))
 
 
 class EntityScore(NamedTuple):

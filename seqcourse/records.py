@@ -344,11 +344,11 @@ def student_t(degrees_of_freedom: int, confidence: float = 0.95) -> float:
     low, high = 0.0, 1e6
     for _ in range(100):  # bisection: the coverage grows with t
         middle = (low + high) / 2
-        low, high = (middle, high) if _t_coverage(middle, degrees_of_freedom) < confidence else (low, middle)
+        low, high = (middle, high) if t_coverage(middle, degrees_of_freedom) < confidence else (low, middle)
     return (low + high) / 2
 
 
-def _t_coverage(t: float, degrees_of_freedom: int) -> float:
+def t_coverage(t: float, degrees_of_freedom: int) -> float:
     """P(-t < T < t) as a finite sum (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4)."""
     angle = math.atan(t / math.sqrt(degrees_of_freedom))
     odd = degrees_of_freedom % 2

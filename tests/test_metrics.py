@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 
-from seqcourse.metrics import accuracy, bits_per_character, entities, entity_f1, perplexity
+from seqcourse.metrics import accuracy, bits_per_character, diebold_mariano, entities, entity_f1, perplexity
 
 
 def test_perplexity_of_a_uniform_guess_is_the_number_of_choices():
@@ -71,3 +71,21 @@ def test_entity_f1_of_nothing_is_zero_and_lengths_must_agree():
     assert entity_f1([["B-A", "I-A"]], [["B-A", "O"]]).f1 == 0.0, "half an entity is none"
     with pytest.raises(ValueError, match="as many predicted"):
         entity_f1([["O"]], [["O", "O"]])
+
+
+def test_diebold_mariano_is_a_t_test_of_the_loss_difference():
+    generator = torch.Generator().manual_seed(0)
+    errors, others = torch.randn(2, 40, generator=generator, dtype=torch.float64)
+    difference = (errors**2 - others**2).numpy()
+    expected = difference.mean() / (difference.std(ddof=1) / math.sqrt(40))
+    found = diebold_mariano(errors, others)
+    assert found.statistic == pytest.approx(expected)
+    assert diebold_mariano(others, errors) == pytest.approx((-expected, found.p_value))
+    assert diebold_mariano(errors, 10 * errors).p_value < 1e-4 < 0.01 < found.p_value
+
+
+def test_diebold_mariano_names_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"the same steps.*\(3,\), \(4,\)"):
+        diebold_mariano(torch.zeros(3), torch.zeros(4))
+    with pytest.raises(ValueError, match="nothing to test"):
+        diebold_mariano(torch.ones(3), torch.ones(3))
