@@ -17,8 +17,8 @@ __all__ = [
     "StreamLoss",
     "TextClassifier",
     "TransformerClassifier",
-    "TransformerLanguageModel",
     "TransformerForecaster",
+    "TransformerLanguageModel",
     "TransformerTranslator",
     "Translator",
 ]
