@@ -559,6 +559,13 @@ def _ahead(a: Record, b: Record, margin: float = 0.0) -> bool:
     return min(a.values) > max(b.values) + margin
 
 
+def _told_apart(records: list[Record], model: str, against: str, words: str = "all") -> bool:
+    """Whether the test's sentences tell two models apart: p of at most 0.05 in every run, and one measured."""
+    wanted = {"model": model, "against": against, "words": words, "direction": "de-en"}
+    found = find(records, metric="p-value of the difference in BLEU", **wanted)
+    return bool(found) and all(max(record.values) <= 0.05 for record in found)
+
+
 def _points(scores: dict[str, Record], what: str = "") -> str:
     """The means in words, and how many runs they are of."""
     runs = max((record.n for record in scores.values()), default=0)
@@ -582,7 +589,11 @@ def judge_s10(records: list[Record]) -> Judgement:
     whole, long = (_only(_bleu(records, words), FIXED_CODE, ATTENTION) for words in (None, LONG_SOURCE))
     if len(whole) < 2 or len(long) < 2:
         return _missing("BLEU without and with attention, over all and on long sentences")
-    held = [_ahead(scores[ATTENTION], scores[FIXED_CODE], BLEU_MARGIN) for scores in (long, whole)]
+    held = [
+        _ahead(scores[ATTENTION], scores[FIXED_CODE], BLEU_MARGIN)
+        and _told_apart(records, ATTENTION, FIXED_CODE, words)
+        for scores, words in ((long, LONG_SOURCE), (whole, "all"))
+    ]
     return _graded(held), f"{_points(whole)}; {_points(long, f', {LONG_SOURCE} words')}."
 
 
@@ -592,9 +603,8 @@ def judge_s15(records: list[Record]) -> Judgement:
     if len(scores) < 2 or not _equally_large(records, ATTENTION, TRANSFORMER):
         return _missing("BLEU of Transformer and GRU with attention, of sizes within 5 %")
     transformer = scores[TRANSFORMER]
-    return _graded([min(transformer.values) >= 36, _ahead(transformer, scores[ATTENTION])]), _points(
-        scores
-    ) + "."
+    better = _ahead(transformer, scores[ATTENTION]) and _told_apart(records, TRANSFORMER, ATTENTION)
+    return _graded([min(transformer.values) >= 36, better]), f"{_points(scores)}."
 
 
 def judge_c11(records: list[Record]) -> Judgement:
@@ -606,7 +616,9 @@ def judge_c11(records: list[Record]) -> Judgement:
         return _missing("BLEU by source length without and with attention, of sizes within 5 %")
     gains = [scores[ATTENTION].mean - scores[FIXED_CODE].mean for scores in (short, long)]
     reason = f"{_points(short, f', {SHORT_SOURCE} words')}; {_points(long, f', {LONG_SOURCE} words')}."
-    return _graded([_ahead(long[ATTENTION], long[FIXED_CODE], BLEU_MARGIN), gains[1] > gains[0]]), reason
+    helps = _ahead(long[ATTENTION], long[FIXED_CODE], BLEU_MARGIN)
+    helps = helps and _told_apart(records, ATTENTION, FIXED_CODE, LONG_SOURCE)
+    return _graded([helps, gains[1] > gains[0]]), reason
 
 
 def _only(scores: dict[str, Record], *models: str) -> dict[str, Record]:
@@ -779,8 +791,9 @@ _LEDGER = (
         "With attention an encoder-decoder translates long sentences better than with a fixed code.",
         "C",
         "On Multi30k, German to English by beam search, every run of the GRU with additive attention lies more"
-        " than 2 BLEU above every run of the one without, on sources over 15 words and over all. Qualified if"
-        " only one of the two holds, refuted if neither.",
+        " than 2 BLEU above every run of the one without, on sources over 15 words and over all, and a paired"
+        " bootstrap over the sentences tells them apart (p at most 0.05). Qualified if only one of the two"
+        " holds, refuted if neither.",
         judge_s10,
     ),
     Claim(
@@ -788,8 +801,9 @@ _LEDGER = (
         "A Transformer encoder-decoder translates better than a recurrent one with attention.",
         "A, B",
         "On Multi30k, German to English by beam search, every run of the Transformer reaches 36 BLEU and lies"
-        " above every run of a GRU with attention that has as many parameters (within 5 %). Qualified if only"
-        " one of the two holds, refuted if neither.",
+        " above every run of a GRU with attention that has as many parameters (within 5 %); a paired bootstrap"
+        " over the sentences tells them apart (p at most 0.05). Qualified if only one of the two holds, refuted"
+        " if neither.",
         judge_s15,
     ),
     Claim(
@@ -797,7 +811,8 @@ _LEDGER = (
         "Attention removes the bottleneck of the fixed-length code.",
         "D",
         "On sources over 15 words every run with attention lies more than 2 BLEU above every run without, at"
-        " equal size (within 5 %), and the gain of the means is larger there than on sources of 1 to 8 words."
+        " equal size (within 5 %), and a paired bootstrap over the sentences tells them apart (p at most 0.05);"
+        " and the gain of the means is larger there than on sources of 1 to 8 words."
         " Qualified if only one of the two holds, refuted if neither.",
         judge_c11,
     ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -250,10 +251,36 @@ def bleu(translations: Sequence[str], references: Sequence[str]) -> Bleu:
             f"expected one reference per translation and at least one, got {len(translations)} translations "
             f"and {len(references)} references"
         )
+    metric = _sacrebleu()
+    score = metric.corpus_score(list(translations), [list(references)]).score
+    return Bleu(score, str(metric.get_signature()))
+
+
+def paired_bootstrap(
+    translations: Sequence[str], others: Sequence[str], references: Sequence[str], resamples: int = 1000
+) -> float:
+    """p-value of the difference in BLEU between two translations of the same sentences.
+
+    Koehn (2004), Statistical Significance Tests for Machine Translation Evaluation: how often a difference as
+    large as this arises by the choice of the sentences. It says nothing about other runs of the training.
+
+    Args:
+        translations: of one model.
+        others: of another.
+        references: one for each.
+        resamples: how many test sets are drawn from this one.
+    """
+    metric = _sacrebleu()
+    from sacrebleu.significance import PairedTest
+
+    systems = [("others", list(others)), ("own", list(translations))]
+    test = PairedTest(systems, {"BLEU": metric}, [list(references)], "bs", n_samples=resamples)
+    return float(test()[1]["BLEU"][1].p_value)
+
+
+def _sacrebleu() -> Any:
     try:
         from sacrebleu.metrics import BLEU
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("BLEU needs sacrebleu: pip install 'seqcourse[book]'") from error
-    metric = BLEU(lowercase=True)
-    score = metric.corpus_score(list(translations), [list(references)]).score
-    return Bleu(score, str(metric.get_signature()))
+    return BLEU(lowercase=True)

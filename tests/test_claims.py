@@ -292,6 +292,11 @@ def translation(claim, model, bleu=(), short=(), long=(), parameters=1000, direc
     return found + ([record(claim, by_length, long, words="over 15", **said)] if long else [])
 
 
+def told_apart(claim, model, against, words, p=0.01, direction="de-en"):
+    said = {"model": model, "against": against, "words": words, "direction": direction}
+    return record(claim, "p-value of the difference in BLEU", [0.001, p], **said)
+
+
 @pytest.mark.parametrize(
     ("bleu", "short", "long", "expected"),
     [
@@ -317,8 +322,20 @@ def test_s09(bleu, short, long, expected):
     ],
 )
 def test_s10(bleu, long, expected):
-    without = translation("S10", "GRU", (20.0, 19.0), (25.0,), (12.0, 10.0))
-    assert status("S10", *without, *translation("S10", "GRU with attention", bleu, (), long)) == expected
+    records = translation("S10", "GRU", (20.0, 19.0), (25.0,), (12.0, 10.0))
+    records += translation("S10", "GRU with attention", bleu, (), long)
+    p = [told_apart("S10", "GRU with attention", "GRU", words) for words in ("all", "over 15")]
+    assert status("S10", *records, *p) == expected
+
+
+@pytest.mark.parametrize(("p", "expected"), [(0.05, "confirmed"), (0.06, "qualified")])
+def test_s10_needs_sentences_that_tell_the_two_apart(p, expected):
+    records = translation("S10", "GRU", (20.0,), (25.0,), (12.0,))
+    records += translation("S10", "GRU with attention", (28.0,), (), (26.0,))
+    records += [told_apart("S10", "GRU with attention", "GRU", "all")]
+    assert status("S10", *records) == "qualified"  # not measured on the long ones
+    long = told_apart("S10", "GRU with attention", "GRU", "over 15", p)
+    assert status("S10", *records, long) == expected
 
 
 @pytest.mark.parametrize(
@@ -335,7 +352,11 @@ def test_s10(bleu, long, expected):
 def test_s15(transformer, attention, parameters, expected):
     records = translation("S15", "Transformer", transformer)
     records += translation("S15", "GRU with attention", attention, parameters=parameters)
-    assert status("S15", *records) == expected
+    p = told_apart("S15", "Transformer", "GRU with attention", "all")
+    assert status("S15", *records, p) == expected
+    if expected == "confirmed":
+        p = told_apart("S15", "Transformer", "GRU with attention", "all", 0.06)
+        assert status("S15", *records, p) == status("S15", *records) == "qualified"
 
 
 @pytest.mark.parametrize(
@@ -351,7 +372,10 @@ def test_s15(transformer, attention, parameters, expected):
 def test_c11(short, long, parameters, expected):
     without = translation("C11", "GRU", (20.0,), (25.0,), (12.0,))
     attention = translation("C11", "GRU with attention", (28.0,), (short,), (long,), parameters)
-    assert status("C11", *without, *attention) == expected
+    p = told_apart("C11", "GRU with attention", "GRU", "over 15")
+    assert status("C11", *without, *attention, p) == expected
+    if expected == "confirmed":
+        assert status("C11", *without, *attention) == "qualified"
 
 
 def test_translation_is_judged_in_the_direction_of_the_rule():

@@ -21,6 +21,7 @@ from seqcourse.translating import (
     bleu,
     make_corpus,
     make_translator,
+    paired_bootstrap,
     parameter_count,
     prepare,
     token_loss,
@@ -158,6 +159,16 @@ def test_bleu_ignores_case_and_says_how_it_was_computed():
     assert 0 < bleu(["the black dog walks over the green grass.", "a man."], references).score < 60
 
 
+def test_a_paired_bootstrap_tells_good_from_bad_and_not_equal_from_equal():
+    references = [f"the man number {i} reads a book in house {i}." for i in range(60)]
+    bad = ["the man reads." for _ in references]
+    mixed = [bad[i] if i % 2 else references[i] for i in range(60)]
+    other = [references[i] if i % 2 else bad[i] for i in range(60)]
+    assert paired_bootstrap(references, bad, references) < 0.01
+    assert paired_bootstrap(mixed, other, references) > 0.2
+    assert paired_bootstrap(mixed, other, references) == paired_bootstrap(mixed, other, references)
+
+
 def test_bleu_needs_a_reference_for_each():
     for translations, references in (([], []), (["a"], ["a", "b"])):
         with pytest.raises(ValueError, match="one reference per translation"):
@@ -208,6 +219,9 @@ def test_the_benchmark_measures_all_models_and_resumes(tmp_path, monkeypatch):
         assert {r.metric for r in own} >= {"BLEU", "parameters", "validation loss", "training speed"}
         assert {r.protocol["decoding"] for r in records.find(own, metric="BLEU")} == {"greedy", "beam 4"}
         assert all("case:lc" in r.protocol["signature"] and "lower case" in r.protocol["text"] for r in own)
+        compared = records.find(own, metric="p-value of the difference in BLEU")
+        assert len(compared) == (0 if model == GRU else 2)
+        assert all(0 < value <= 1 for record in compared for value in record.values)
         (speed,) = records.find(own, metric="training speed")
         assert speed.n == 2 and all(value > 0 for value in speed.values) and not speed.claims
 

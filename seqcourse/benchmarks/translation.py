@@ -36,12 +36,14 @@ from seqcourse.translating import (
     bleu,
     make_corpus,
     make_translator,
+    paired_bootstrap,
     parameter_count,
     train_translator,
     translate,
 )
 
 CLAIMS = "S09 S10 S15 C11"
+COMPARED = {GRU_ATTENTION: GRU, TRANSFORMER: GRU_ATTENTION}  # each with the one it has to beat
 DECODERS: dict[str, Callable] = {
     "greedy": partial(greedy, with_alignment=False),
     "beam 4": partial(beam_search, beam=4, with_alignment=False),
@@ -143,6 +145,7 @@ def measure(piece: Piece, plan: Plan, corpus: Corpus, device: str, weights: Path
         "signature": bleu(["a"], ["a"]).signature,
         "BLEU": {name: bleu(texts, [target for _, target in test]).score for name, texts in found.items()},
         "by length": bleu_by_length(test, found["beam 4"], plan.bounds),
+        "translations": found["beam 4"],
     }
 
 
@@ -158,19 +161,24 @@ def bleu_by_length(
 ) -> dict[str, dict[str, float]]:
     """BLEU of the sentences whose source has so many words: ``{"over 15": {"BLEU": ..., "sentences": ...}}``.
 
-    Words are what white space separates. Groups without a sentence are left out.
+    Words are what white space separates.
     """
-    groups: dict[str, list[int]] = {length_group(bound, bounds): [] for bound in (*bounds, bounds[-1] + 1)}
-    for i, (source, _) in enumerate(test):
-        groups[length_group(len(source.split()), bounds)].append(i)
+    groups = members_by_length(test, bounds)
     return {
         name: {
             "BLEU": bleu([translations[i] for i in members], [test[i][1] for i in members]).score,
             "sentences": len(members),
         }
         for name, members in groups.items()
-        if members
     }
+
+
+def members_by_length(test: Sequence[tuple[str, str]], bounds: Sequence[int]) -> dict[str, list[int]]:
+    """Which sentences are in which group, short ones first; groups without a sentence are left out."""
+    groups: dict[str, list[int]] = {length_group(bound, bounds): [] for bound in (*bounds, bounds[-1] + 1)}
+    for i, (source, _) in enumerate(test):
+        groups[length_group(len(source.split()), bounds)].append(i)
+    return {name: members for name, members in groups.items() if members}
 
 
 def length_group(words: int, bounds: Sequence[int]) -> str:
@@ -267,7 +275,8 @@ def _records(
 ) -> list[Record]:
     records = []
     for recipe in plan.recipes:
-        results = [finished[Piece(direction, recipe.model, seed).key] for seed in range(seeds)]
+        results = _results(direction, recipe.model, seeds, finished)
+        others = _results(direction, COMPARED.get(recipe.model), seeds, finished)
         speeds = finished[f"{direction} speed"][recipe.model]
         common = {"direction": direction, "model": recipe.model, **stated(plan), "device": device}
         common |= {
@@ -287,9 +296,19 @@ def _records(
                 duration_s=sum(result["seconds"] for result in results),
                 commit=finished.commit,
             )
-            for quantity in [*_qualities(results), *_costs(results, speeds, device)]
+            for quantity in [
+                *_qualities(results),
+                *_comparisons(
+                    results, others, COMPARED.get(recipe.model), text.test[: plan.test_pairs], plan
+                ),
+                *_costs(results, speeds, device),
+            ]
         ]
     return records
+
+
+def _results(direction: str, model: str | None, seeds: int, finished: FinishedWork) -> list[dict[str, Any]]:
+    return [] if model is None else [finished[Piece(direction, model, seed).key] for seed in range(seeds)]
 
 
 @dataclass(frozen=True)
@@ -313,6 +332,27 @@ def _qualities(results: list[dict[str, Any]]) -> Iterator[_Quantity]:
         protocol = {"decoding": "beam 4", "words": words, "sentences": group["sentences"]}
         values = [result["by length"][words]["BLEU"] for result in results]
         yield _Quantity(f"BLEU {words} words", "BLEU by source length", "BLEU", values, protocol)
+
+
+def _comparisons(
+    results: list[dict[str, Any]],
+    others: list[dict[str, Any]],
+    other: str | None,
+    test: Sequence[tuple[str, str]],
+    plan: Plan,
+) -> Iterator[_Quantity]:
+    """Whether the sentences of the test set can tell a model from another, over all and over the longest."""
+    longest = list(members_by_length(test, plan.bounds).items())[-1]
+    for words, members in {"all": range(len(test)), longest[0]: longest[1]}.items() if other else ():
+        references = [test[i][1] for i in members]
+        values = [
+            paired_bootstrap(*([r["translations"][i] for i in members] for r in pair), references)
+            for pair in zip(results, others, strict=True)
+        ]
+        protocol = {"against": other, "words": words, "decoding": "beam 4", "test": "paired bootstrap, 1000"}
+        yield _Quantity(
+            f"p against {other}, {words}", "p-value of the difference in BLEU", "1", values, protocol
+        )
 
 
 def _costs(results: list[dict[str, Any]], speeds: list[float], device: str) -> Iterator[_Quantity]:
