@@ -187,6 +187,28 @@ def test_the_smoke_profile_gives_every_claim_what_its_rule_needs(tmp_path):
     assert {record.protocol["length"] for record in beyond} == {16} and len(beyond) == len(order.MODELS)
 
 
+def test_an_interrupted_run_resumes_and_repeats_nothing(tmp_path, monkeypatch):
+    plan, measure, measured = order.Plan(1, 1, 1, 2, 6, (6,), 3, test_pairs=2), order.mark_piece, []
+    monkeypatch.setattr(order, "PLANS", {"smoke": plan})
+    monkeypatch.setattr(order, "sentence_piece", lambda *_: {"accuracy": {"6": 0.5}, "seconds": 0.0})
+
+    def interrupted(model, *rest):
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        measured.append(model)
+        return measure(model, *rest)
+
+    monkeypatch.setattr(order, "mark_piece", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        order.run("smoke", 1, "cpu", True, tmp_path)
+    monkeypatch.setattr(
+        order, "mark_piece", lambda model, *rest: (measured.append(model), measure(model, *rest))[1]
+    )
+    found = order.run("smoke", 1, "cpu", True, tmp_path)
+    assert measured == list(order.MODELS)  # each once, over both runs
+    assert [r.n for r in found if r.metric == "accuracy on order"] == [1] * 2 * len(order.MODELS)
+
+
 def test_runs_repeat_with_the_seed():
     plan = order.Plan(1, 3, 3, 4, 6, (6,), 4)
     first, again = (order.mark_records("rotary", plan, [0, 1], "cpu") for _ in range(2))

@@ -7,9 +7,10 @@ and the opposite label, so whoever is blind to order is right on exactly half of
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from seqcourse.attention import (
     causal_mask,
     padding_mask,
 )
-from seqcourse.benchmarks import Benchmark
+from seqcourse.benchmarks import Benchmark, FinishedWork, unfinished_path
 from seqcourse.benchmarks.horizon import make_recurrent
 from seqcourse.data.batching import pad
 from seqcourse.data.tokenisation import WordTokeniser, split_words
@@ -281,68 +282,84 @@ def seeded_model(model: str, vocabulary_size: int, seed: int, device: str, size:
         return OrderClassifier(vocabulary_size, positions, causal, size=size).to(device)
 
 
+def mark_piece(model: str, plan: Plan, seed: int, device: str) -> dict[str, Any]:
+    """One run on marks, as plain values: accuracy by length, at the longest of training and beyond."""
+    started = time.perf_counter()
+    classifier = seeded_model(model, MARKS + NOISE_TOKENS, seed, device, plan.size)
+    train_classifier(classifier, draw_marks(plan.pairs, (4, plan.longest)), plan.mark_steps, seed)
+    found = {}
+    for length in plan.tested:
+        held_out = torch.Generator().manual_seed(10_000 + seed)
+        examples = which_comes_first(plan.test_pairs, length, held_out)
+        found[str(length)] = accuracy(classifier, examples)
+    return {"accuracy": found, "seconds": time.perf_counter() - started}
+
+
+def sentence_piece(model: str, sentences: Sentences, plan: Plan, seed: int, device: str) -> dict[str, Any]:
+    """One run on sentences and their shuffled twins, as plain values."""
+    started, held_out = time.perf_counter(), pad(sentences.test)
+    classifier = seeded_model(model, len(sentences.tokeniser), seed, device, plan.size)
+    train_classifier(classifier, draw_sentences(sentences.train, plan.pairs), plan.sentence_steps, seed)
+    draw = torch.Generator().manual_seed(10_000 + seed)
+    examples = sentence_or_shuffled(held_out.tokens, held_out.lengths, draw)
+    found = {str(plan.longest): accuracy(classifier, examples)}
+    return {"accuracy": found, "seconds": time.perf_counter() - started}
+
+
 def mark_records(model: str, plan: Plan, seeds: list[int], device: str) -> list[Record]:
     """C09 on marks at the longest trained length; beyond it, the same runs as records without a claim."""
-    started, by_length = time.perf_counter(), {length: [] for length in plan.tested}
-    for seed in seeds:
-        classifier = seeded_model(model, MARKS + NOISE_TOKENS, seed, device, plan.size)
-        train_classifier(classifier, draw_marks(plan.pairs, (4, plan.longest)), plan.mark_steps, seed)
-        for length, values in by_length.items():
-            held_out = torch.Generator().manual_seed(10_000 + seed)
-            values.append(accuracy(classifier, which_comes_first(plan.test_pairs, length, held_out)))
-    task, duration = "which mark comes first", time.perf_counter() - started
-    given = {"steps": plan.mark_steps, "trained_lengths": [4, plan.longest], "source": MARKS_SOURCE}
-    return [
-        _accuracy_record(model, task, values, seeds, plan, duration, length=length, **given)
-        for length, values in by_length.items()
-    ]
+    pieces = {seed: mark_piece(model, plan, seed, device) for seed in seeds}
+    return order_records("which mark comes first", model, pieces, plan, MARKS_SOURCE)
 
 
-def sentence_records(texts: ParallelText, plan: Plan, seeds: list[int], device: str) -> list[Record]:
-    """C09 on real sentences and their shuffled twins, one record per model."""
-    sentences = short_sentences(texts)
-    held_out = pad(sentences.test)
-    given = {"steps": plan.sentence_steps, "source": texts.source, "length": plan.longest}
+def order_records(
+    task: str,
+    model: str,
+    pieces: dict[int, dict[str, Any]],
+    plan: Plan,
+    source: Any,
+    commit: str | None = None,
+) -> list[Record]:
+    """Records from the pieces of one task and one model, keyed by seed: one for each length tested."""
+    duration = sum(piece["seconds"] for piece in pieces.values())
+    protocol = stated(task, model, plan) | {"seeds": list(pieces)}
     records = []
-    for model in MODELS:
-        started, values = time.perf_counter(), []
-        for seed in seeds:
-            classifier = seeded_model(model, len(sentences.tokeniser), seed, device, plan.size)
-            draw = draw_sentences(sentences.train, plan.pairs)
-            train_classifier(classifier, draw, plan.sentence_steps, seed)
-            test = torch.Generator().manual_seed(10_000 + seed)
-            values.append(accuracy(classifier, sentence_or_shuffled(held_out.tokens, held_out.lengths, test)))
-        duration = time.perf_counter() - started
-        task = "sentence or shuffled"
-        records.append(_accuracy_record(model, task, values, seeds, plan, duration, **given))
+    for length in next(iter(pieces.values()))["accuracy"]:
+        beyond = int(length) > plan.longest
+        record = Record.measured(
+            f"order/{task}/{model}/T {length}",
+            claim="" if beyond else "C09",
+            metric="accuracy beyond the trained length" if beyond else "accuracy on order",
+            unit="1",
+            values=[piece["accuracy"][length] for piece in pieces.values()],
+            protocol=protocol | {"length": int(length)},
+            source=source,
+            commit=commit,
+            duration_s=duration,
+        )
+        records.append(record)
     return records
 
 
-def _accuracy_record(
-    model: str,
-    task: str,
-    values: list[float],
-    seeds: list[int],
-    plan: Plan,
-    duration_s: float,
-    source: Any,
-    **given: Any,
-) -> Record:
+def stated(task: str, model: str, plan: Plan) -> dict[str, Any]:
+    """What a record says of how it was made."""
     positions, causal = MODELS[model]
-    beyond = given["length"] > plan.longest
-    protocol = {"model": model, "positions": positions, "causal": causal, "task": task, "rule": ABOUT[task]}
-    protocol |= {"seeds": seeds, "pairs_per_step": plan.pairs, "size": plan.size, "layers": 2, "heads": 4}
-    protocol |= {"learning_rate": 3e-3, "chosen": CHOSEN}
-    return Record.measured(
-        f"order/{task}/{model}/T {given['length']}",
-        claim="" if beyond else "C09",
-        metric="accuracy beyond the trained length" if beyond else "accuracy on order",
-        unit="1",
-        values=values,
-        protocol=protocol | given,
-        source=source,
-        duration_s=duration_s,
-    )
+    on_marks = task == "which mark comes first"
+    return {
+        "model": model,
+        "positions": positions,
+        "causal": causal,
+        "task": task,
+        "rule": ABOUT[task],
+        "steps": plan.mark_steps if on_marks else plan.sentence_steps,
+        "trained_lengths": [4, plan.longest] if on_marks else [6, 16],
+        "pairs_per_step": plan.pairs,
+        "size": plan.size,
+        "layers": 2,
+        "heads": 4,
+        "learning_rate": 3e-3,
+        "chosen": CHOSEN,
+    }
 
 
 # --------------------------------------------------------------------------------------------- reach: M06
@@ -411,14 +428,37 @@ def last_of_recurrence(recurrent: Recurrent, inputs: list[Tensor]) -> Tensor:
 
 
 def run(profile: str, seeds: int | None, device: str, resume: bool, out: Path) -> list[Record]:
-    """Runs all of it; short enough to start again after an interruption, so nothing is kept for resuming."""
-    from seqcourse.data import load_multi30k
-
-    plan, texts = PLANS[profile], load_multi30k(("de", "en"))
+    """Runs all of it; a finished training run is kept, so an interrupted benchmark continues there."""
+    plan = PLANS[profile]
     chosen = list(range(seeds or plan.seeds))
     records = [record for model in REACHING for record in reach_records(model, plan.lag, chosen)]
-    records += [record for model in MODELS for record in mark_records(model, plan, chosen, device)]
-    return records + sentence_records(texts, plan, chosen, device)
+    path = unfinished_path(out, "order", profile)
+    work = FinishedWork(path, {**asdict(plan), "seeds": None, "device": device}, resume)
+    return records + trained_records(plan, chosen, device, work)
+
+
+def trained_records(plan: Plan, seeds: list[int], device: str, work: FinishedWork) -> list[Record]:
+    """C09: every model on both tasks, seed by seed."""
+    from seqcourse.data import load_multi30k
+
+    texts = load_multi30k(("de", "en"))
+    sentences = short_sentences(texts)
+    measures = {
+        "which mark comes first": (lambda model, seed: mark_piece(model, plan, seed, device), MARKS_SOURCE),
+        "sentence or shuffled": (
+            lambda model, seed: sentence_piece(model, sentences, plan, seed, device),
+            texts.source,
+        ),
+    }
+    records = []
+    for (task, (measure, source)), model in itertools.product(measures.items(), MODELS):
+        keys = {seed: f"{task}/{model}/{seed}" for seed in seeds}
+        for seed, key in keys.items():
+            if key not in work:
+                work.add(key, measure(model, seed))
+        pieces = {seed: work[key] for seed, key in keys.items()}
+        records += order_records(task, model, pieces, plan, source, work.commit)
+    return records
 
 
 BENCHMARK = Benchmark(
