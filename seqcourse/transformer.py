@@ -123,6 +123,10 @@ class Residual(nn.Module):
         super().__init__()
         self.norm, self.dropout, self.norm_first = nn.LayerNorm(size), nn.Dropout(dropout), norm_first
 
+    def before(self, x: Tensor) -> Tensor:
+        """Return what the layer sees of ``x``."""
+        return self.norm(x) if self.norm_first else x
+
     def forward(self, x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply the layer around the residual connection."""
         if self.norm_first:
@@ -166,6 +170,10 @@ class EncoderBlock(nn.Module):
         """Let each position look at the others, then think by itself."""
         x = self.attention_residual(x, lambda y: self.self_attention(y, mask=mask)[0])
         return self.feed_forward_residual(x, self.feed_forward)
+
+    def attention_weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The weights of the self-attention, ``(B, N, S, S)``, for inputs as in :meth:`forward`."""
+        return self.self_attention(self.attention_residual.before(x), mask=mask, need_weights=True)[1]
 
     def load_from_torch(self, theirs: nn.TransformerEncoderLayer) -> None:
         """Copy the weights of a ``torch.nn.TransformerEncoderLayer`` of the same sizes."""
@@ -252,8 +260,7 @@ class DecoderBlock(nn.Module):
         """The weights of the cross-attention, ``(B, N, T, S)``, for inputs as in :meth:`forward`."""
         cache = LayerCache()
         x = self.attention_residual(x, lambda y: self._look_back(y, mask, cache))
-        query = self.cross_residual.norm(x) if self.cross_residual.norm_first else x
-        return self._look_at(query, memory, memory_mask, cache, need_weights=True)[1]
+        return self._look_at(self.cross_residual.before(x), memory, memory_mask, cache, need_weights=True)[1]
 
     def load_from_torch(self, theirs: nn.TransformerDecoderLayer) -> None:
         """Copy the weights of a ``torch.nn.TransformerDecoderLayer`` of the same sizes."""
@@ -289,6 +296,14 @@ class Encoder(nn.Module):
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
+
+    def attention_maps(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Weights of the self-attention of every layer, ``(B, layers, N, S, S)``."""
+        found = []
+        for block in self.blocks:
+            found.append(block.attention_weights(x, mask))
+            x = block(x, mask)
+        return torch.stack(found, dim=1)
 
 
 class Decoder(nn.Module):

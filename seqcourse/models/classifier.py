@@ -15,7 +15,20 @@ from seqcourse.recurrent import Recurrent
 POOLINGS = ("last", "mean", "max", "attention")
 
 
-class TextClassifier(nn.Module):
+class Classifier(nn.Module):
+    """What classifiers of texts share; a subclass gives ``forward(tokens, lengths=None)``, logits (B, K)."""
+
+    def loss(self, batch: Any) -> Tensor:
+        """Return the mean cross-entropy of a labelled batch."""
+        tokens, lengths, labels = labelled(batch)
+        return F.cross_entropy(self(tokens, lengths), labels)
+
+    def predict(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return the most probable class of each text, (B,)."""
+        return self(tokens, lengths).argmax(dim=1)
+
+
+class TextClassifier(Classifier):
     """Embed the tokens, read them with a recurrent layer, pool over time, classify.
 
     Shapes:
@@ -96,15 +109,6 @@ class TextClassifier(nn.Module):
             raise ValueError(f"expected pooling='attention', this model has pooling={self.pooling!r}")
         output, _, mask = self._read(tokens, lengths)
         return self.attention.weights(output, mask)
-
-    def loss(self, batch: Any) -> Tensor:
-        """Return the mean cross-entropy of a labelled batch."""
-        tokens, lengths, labels = labelled(batch)
-        return F.cross_entropy(self(tokens, lengths), labels)
-
-    def predict(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return the most probable class of each text, (B,)."""
-        return self(tokens, lengths).argmax(dim=1)
 
     def _read(self, tokens: Tensor, lengths: Tensor | None) -> tuple[Tensor, Any, Tensor]:
         check_tokens(tokens, self.vocabulary_size)

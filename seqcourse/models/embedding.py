@@ -15,8 +15,8 @@ class TokenEmbedding(nn.Module):
     """Embed tokens, multiply by the root of D, add positions, drop out.
 
     Vaswani et al. (2017), sections 3.4 and 3.5. Weights start as N(0, 1/D), so that a feature has variance 1
-    after the multiplication, and logits have variance 1 where the weights are the output's as well. Learned
-    positions start with the standard deviation of the sinusoids, 1/sqrt(2).
+    after the multiplication; where they are the output's weights as well, so have logits, but for that of the
+    token just read. Learned positions start with the standard deviation of the sinusoids, 1/sqrt(2).
 
     Shapes:
         tokens ``(B, T)``; result ``(B, T, D)``.

@@ -1,4 +1,4 @@
-"""What comes next? A recurrent language model, its loss, and text from it."""
+"""What comes next? Language models, their loss, and text from them; the recurrent one is here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,103 @@ from seqcourse.models.sampling import check_sampling, next_token_probabilities
 from seqcourse.recurrent import Recurrent
 
 
-class LanguageModel(nn.Module):
+class NextTokenModel(nn.Module):
+    """What language models share: the loss of a batch, and text drawn token by token.
+
+    A subclass gives ``vocabulary_size``, an output layer ``head``, and ``forward(tokens, state=None)``, which
+    returns the logits of the token after each token, (B, T, V), and the state to go on from.
+    """
+
+    vocabulary_size: int
+    head: nn.Linear
+    max_length: int | None = None  # the longest text it can read; None: any
+
+    def loss(self, batch: Any) -> Tensor:
+        """Return the mean cross-entropy of the next token in nats; every batch starts from the initial state.
+
+        Args:
+            batch: tokens (B, T), of which all but the first are targets; or (tokens, targets); or a padded
+                ``Batch``.
+        """
+        tokens, targets = inputs_and_targets(batch)
+        logits, _ = self(tokens)
+        return next_token_loss(logits, targets)
+
+    def generate(
+        self,
+        prompt: Sequence[int] | Tensor,
+        max_new: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        stop_id: int | None = None,
+    ) -> Iterator[int]:
+        """Continue a text, one token at a time, each as soon as it is drawn; dropout is off.
+
+        Args:
+            prompt: ids to start from, at least one.
+            max_new: how many tokens to generate at most.
+            temperature: above 1 more surprising, below 1 less; 0 always takes the most probable token.
+            top_k: draw from so many most probable tokens only.
+            top_p: draw from the most probable tokens that together have this probability.
+            generator: source of randomness; by default torch's global one.
+            stop_id: stop after this token.
+
+        Raises:
+            ValueError: if the prompt is empty or holds unknown ids, an option is out of range, or the text
+                would get longer than the model can read.
+        """
+        check_sampling(temperature, top_k, top_p)
+        if max_new < 0:
+            raise ValueError(f"expected max_new of at least 0, got {max_new}")
+        tokens = torch.as_tensor(prompt)
+        if tokens.dim() != 1 or len(tokens) == 0:
+            raise ValueError(
+                f"expected a prompt of at least one id, one-dimensional; got shape {tuple(tokens.shape)}. "
+                "To start from nothing, pass the tokeniser's begin_id or a line break"
+            )
+        check_tokens(tokens.unsqueeze(0), self.vocabulary_size)
+        if self.max_length is not None and len(tokens) + max_new - 1 > self.max_length:
+            raise ValueError(
+                f"expected at most {self.max_length} positions to read, got a prompt of {len(tokens)} tokens and "
+                f"{max_new=}"
+            )
+        return self._stream(tokens, max_new, stop_id, generator, (temperature, top_k, top_p))
+
+    def _stream(
+        self,
+        tokens: Tensor,
+        max_new: int,
+        stop_id: int | None,
+        generator: torch.Generator | None,
+        options: tuple,
+    ) -> Iterator[int]:
+        """Read the prompt once, then one token per step: the state remembers the rest."""
+        tokens, state = tokens.to(self.head.weight.device).unsqueeze(0), None  # (1, T)
+        for _ in range(max_new):
+            logits, state = self._read_only(tokens, state)
+            probabilities = next_token_probabilities(logits[0, -1].float(), *options)  # (V,)
+            if generator is not None:
+                probabilities = probabilities.to(generator.device)
+            tokens = (
+                torch.multinomial(probabilities, 1, generator=generator).to(tokens.device).unsqueeze(0)
+            )  # (1, 1)
+            yield (token := tokens.item())
+            if token == stop_id:
+                return
+
+    @torch.no_grad()
+    def _read_only(self, tokens: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Run without dropout and gradients; between two steps the caller finds its own modes unchanged."""
+        was_training = self.training
+        self.eval()
+        result = self(tokens, state)
+        self.train(was_training)
+        return result
+
+
+class LanguageModel(NextTokenModel):
     """Embed the tokens, read them with a recurrent layer, and predict the next token after each.
 
     Shapes:
@@ -80,84 +176,6 @@ class LanguageModel(nn.Module):
         embedded = self.dropout(self.embedding(tokens))  # (B, T) -> (B, T, D)
         output, state = self.recurrent(embedded, state)  # (B, T, H)
         return self.head(self.dropout(output)), state  # (B, T, V)
-
-    def loss(self, batch: Any) -> Tensor:
-        """Return the mean cross-entropy of the next token in nats; every batch starts from the initial state.
-
-        Args:
-            batch: tokens (B, T), of which all but the first are targets; or (tokens, targets); or a padded
-                ``Batch``.
-        """
-        tokens, targets = inputs_and_targets(batch)
-        logits, _ = self(tokens)
-        return next_token_loss(logits, targets)
-
-    def generate(
-        self,
-        prompt: Sequence[int] | Tensor,
-        max_new: int,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        generator: torch.Generator | None = None,
-        stop_id: int | None = None,
-    ) -> Iterator[int]:
-        """Continue a text, one token at a time, each as soon as it is drawn; dropout is off.
-
-        Args:
-            prompt: ids to start from, at least one.
-            max_new: how many tokens to generate at most.
-            temperature: above 1 more surprising, below 1 less; 0 always takes the most probable token.
-            top_k: draw from so many most probable tokens only.
-            top_p: draw from the most probable tokens that together have this probability.
-            generator: source of randomness; by default torch's global one.
-            stop_id: stop after this token.
-
-        Raises:
-            ValueError: if the prompt is empty or holds unknown ids, or an option is out of range.
-        """
-        check_sampling(temperature, top_k, top_p)
-        if max_new < 0:
-            raise ValueError(f"expected max_new of at least 0, got {max_new}")
-        tokens = torch.as_tensor(prompt)
-        if tokens.dim() != 1 or len(tokens) == 0:
-            raise ValueError(
-                f"expected a prompt of at least one id, one-dimensional; got shape {tuple(tokens.shape)}. "
-                "To start from nothing, pass the tokeniser's begin_id or a line break"
-            )
-        check_tokens(tokens.unsqueeze(0), self.vocabulary_size)
-        return self._stream(tokens, max_new, stop_id, generator, (temperature, top_k, top_p))
-
-    def _stream(
-        self,
-        tokens: Tensor,
-        max_new: int,
-        stop_id: int | None,
-        generator: torch.Generator | None,
-        options: tuple,
-    ) -> Iterator[int]:
-        """Read the prompt once, then one token per step: the state remembers the rest."""
-        tokens, state = tokens.to(self.head.weight.device).unsqueeze(0), None  # (1, T)
-        for _ in range(max_new):
-            logits, state = self._read_only(tokens, state)
-            probabilities = next_token_probabilities(logits[0, -1].float(), *options)  # (V,)
-            if generator is not None:
-                probabilities = probabilities.to(generator.device)
-            tokens = (
-                torch.multinomial(probabilities, 1, generator=generator).to(tokens.device).unsqueeze(0)
-            )  # (1, 1)
-            yield (token := tokens.item())
-            if token == stop_id:
-                return
-
-    @torch.no_grad()
-    def _read_only(self, tokens: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """Run without dropout and gradients; between two steps the caller finds its own modes unchanged."""
-        was_training = self.training
-        self.eval()
-        result = self(tokens, state)
-        self.train(was_training)
-        return result
 
 
 class StreamLoss:
