@@ -31,17 +31,17 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from seqcourse.attention import MultiHeadAttention, RotaryPositions
+from seqcourse.attention import MultiHeadAttention
 from seqcourse.benchmarks import Benchmark, FinishedWork, unfinished_path
 from seqcourse.benchmarks.cost import parameter_count
 from seqcourse.benchmarks.memory import method, peak_in_a_process
 from seqcourse.benchmarks.speed import interleaved
-from seqcourse.models import LanguageModel
+from seqcourse.models import LanguageModel, TransformerLanguageModel
 from seqcourse.models.language_model import next_token_loss
 from seqcourse.records import Record, generated_source
 from seqcourse.recurrent import GRU, LSTM, RNN
 from seqcourse.runtime import hardware, setup_cpu, versions
-from seqcourse.transformer import Cache, Decoder
+from seqcourse.transformer import Cache
 
 NOISE = generated_source("normal noise")
 RANDOM_TOKENS = generated_source("random tokens")
@@ -166,30 +166,13 @@ def layer_work(
 # ------------------------------------------------------------------------------------- the language models
 
 
-class TransformerModel(nn.Module):
-    """The smallest Transformer language model: embedding, causal decoder with rotary positions, head.
-
-    Shapes:
-        tokens ``(B, T)``; logits ``(B, T, V)`` and the cache, filled.
-    """
-
-    def __init__(self, vocabulary_size: int, size: int, heads: int, layers: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary_size, size)
-        options = {"cross": False, "dropout": 0.0, "rotary": RotaryPositions()}
-        self.decoder = Decoder(size, heads, layers, **options)
-        self.head = nn.Linear(size, vocabulary_size)
-
-    def forward(self, tokens: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
-        """Read the tokens after those in the cache."""
-        cache = Cache() if cache is None else cache
-        return self.head(self.decoder(self.embedding(tokens), cache=cache)), cache
-
-
 def make_model(kind: str, plan: Plan) -> nn.Module:
     """Build a language model of the plan; the LSTM has as many parameters as the Transformer, nearly."""
     torch.manual_seed(0)
-    transformer = TransformerModel(plan.vocabulary_size, plan.size, plan.heads, plan.layers)
+    options = {"dropout": 0.0, "positions": "rotary", "tie_weights": False}
+    transformer = TransformerLanguageModel(
+        plan.vocabulary_size, plan.size, plan.heads, plan.layers, **options
+    )
     if kind == TRANSFORMER:
         return transformer
     hidden_size = equal_hidden_size(parameter_count(transformer), plan.vocabulary_size)
@@ -206,9 +189,7 @@ def equal_hidden_size(parameters: int, vocabulary_size: int) -> int:
 
 
 def read(model: nn.Module, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-    """Read tokens after a state without gradients; a cache that is passed in stays as it is."""
-    if isinstance(state, Cache):
-        state = Cache([replace(layer) for layer in state.layers])
+    """Read tokens after a state, which stays as it is, without gradients."""
     with torch.no_grad():
         return model(tokens, state)
 
