@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import zipfile
@@ -267,8 +268,13 @@ def _write(places: _Places, model: Translator, corpus: Corpus, seconds: float) -
         places.tokenisers, (corpus.source_tokeniser, corpus.target_tokeniser), strict=True
     ):
         tokeniser.save(path)
+        path.write_text(_compact(path.read_text(encoding="utf-8")), encoding="utf-8")
     _put_weights(model, rounded, places.weights)  # what is measured is what will be loaded
     write(places.records, _records(places, model.eval(), corpus, seconds))
+
+
+def _compact(text: str) -> str:
+    return json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
 
 
 def _records(places: _Places, model: Translator, corpus: Corpus, seconds: float) -> list[Record]:
