@@ -84,6 +84,36 @@ def test_attend_equals_torch(kind, ours):
         torch.testing.assert_close(a, b, **EXACT)
 
 
+def with_blind_rows(mask: torch.Tensor | None) -> torch.Tensor:
+    """The same mask, but two queries may look nowhere."""
+    mask = torch.ones(B, T, S, dtype=torch.bool) if mask is None else mask.expand(B, T, S).clone()
+    mask[1, 2] = mask[2, 0] = False
+    return mask
+
+
+@pytest.mark.parametrize("blind", [True, False])
+@pytest.mark.parametrize("kind", masks())
+def test_fused_equals_readable_for_every_mask(kind, blind):
+    inputs = [normal(B, T, D), normal(B, S, D, seed=1), normal(B, S, 6, seed=2)]
+    mask = with_blind_rows(masks()[kind]) if blind else masks()[kind]
+    output, fused = attend(*inputs, mask)[0], attend_fused(*inputs, mask)
+    torch.testing.assert_close(fused, output, **EXACT)
+    for a, b in zip(gradients(fused, inputs), gradients(output, inputs), strict=True):
+        torch.testing.assert_close(a, b, **EXACT)
+        assert a.isfinite().all() and a.any()
+
+
+@pytest.mark.parametrize("kind", masks())
+@pytest.mark.parametrize("rotary", [None, RotaryPositions()])
+def test_several_heads_give_the_same_with_and_without_weights(kind, rotary):
+    ours = MultiHeadAttention(D, 3, rotary=rotary).double()
+    query, memory, mask = normal(B, T, D), normal(B, S, D, seed=1), with_blind_rows(masks()[kind])
+    output, weights = ours(query, memory, mask, need_weights=True)
+    torch.testing.assert_close(ours(query, memory, mask)[0], output, **EXACT)
+    assert not weights[1, :, 2].any() and not weights[2, :, 0].any()
+    torch.testing.assert_close(output[1, 2], ours.output_projection.bias, **EXACT)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_row_that_may_look_nowhere_gives_zeros_and_finite_gradients(dtype):
     query, key, value = (normal(B, n, D, seed=i).to(dtype) for i, n in enumerate((T, S, S)))
@@ -166,6 +196,15 @@ def test_luongs_three_scores_are_their_formulas():
     W, v = concat.projection.weight, concat.vector.weight[0]
     expected = loop_scores(query, wide, lambda q, k: v @ torch.tanh(W @ torch.cat([q, k])))
     torch.testing.assert_close(concat(query, wide), expected, **EXACT)
+
+
+@pytest.mark.parametrize("score", [AdditiveScore(4, 6, 5), GeneralScore(4, 6), ConcatScore(4, 6, 5)])
+def test_keys_projected_once_serve_every_query(score):
+    score = score.double()
+    query, key = normal(2, 3, 4), normal(2, 5, 6, seed=1)
+    projected = score.project_keys(key)
+    step_by_step = [score.compare(one, projected) for one in query.split(1, dim=1)]
+    torch.testing.assert_close(torch.cat(step_by_step, dim=1), score(query, key), **EXACT)
 
 
 def test_concat_contains_additive():
@@ -272,12 +311,12 @@ def test_dropout_acts_in_training_only():
 
 
 def test_sinusoids_are_the_papers_formula():
-    table = sinusoids(30, 6)
+    table = sinusoids(30, 6, dtype=torch.float64)
     for t in (0, 1, 17, 29):
         for i in range(3):
             angle = t / 10_000 ** (2 * i / 6)
-            assert table[t, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-6)
-            assert table[t, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
+            assert table[t, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-12)
+            assert table[t, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-12)
     with pytest.raises(ValueError, match=r"even size.*got 7"):
         sinusoids(3, 7)
 
@@ -288,6 +327,25 @@ def test_sinusoidal_positions_grow_and_can_start_anywhere():
     torch.testing.assert_close(whole[0], sinusoids(200, 6))
     torch.testing.assert_close(positions(torch.zeros(1, 3, 6), start=150), whole[:, 150:153])
     assert not list(positions.parameters()) and not positions.state_dict()
+
+
+def test_sinusoidal_positions_are_as_exact_as_their_input():
+    positions = SinusoidalPositions(6)
+    positions(torch.zeros(1, 9, 6))  # a float32 table is kept
+    exact = positions.double()(torch.zeros(1, 9, 6, dtype=torch.float64))
+    torch.testing.assert_close(exact[0], sinusoids(9, 6, dtype=torch.float64), **EXACT)
+    assert positions(torch.zeros(1, 9, 6, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="even size"):
+        SinusoidalPositions(7)
+
+
+def test_rotary_in_half_precision_is_the_exact_turn_rounded():
+    rotary, x = RotaryPositions(), torch.randn(2, 5, 6).bfloat16()
+    turned = rotary(x, start=3000)
+    assert turned.dtype == torch.bfloat16
+    torch.testing.assert_close(turned, rotary(x.double(), start=3000).bfloat16(), rtol=0.01, atol=0.01)
+    with pytest.raises(ValueError, match=r"even size.*got 5"):
+        rotary(torch.zeros(2, 3, 5))
 
 
 def test_learned_positions_end_where_the_table_ends():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -49,29 +51,69 @@ def forbidden(length: int) -> torch.Tensor:
     return torch.ones(length, length, dtype=torch.bool).triu(1)
 
 
+def masks(queries: int, keys: int) -> dict[str, torch.Tensor | None]:
+    """Ours, ``(B, queries, keys)``; every query may look somewhere, because torch gives NaN otherwise."""
+    mixed = torch.rand(B, queries, keys, generator=torch.Generator().manual_seed(5)) < 0.5
+    mixed[..., 0] = True
+    real, past = (
+        padding_mask(LENGTHS.clamp(max=keys), keys),
+        torch.ones(queries, keys, dtype=torch.bool).tril(),
+    )
+    found = {"causal": past.expand(B, -1, -1), "padding": real.expand(-1, queries, -1)}
+    return {"none": None, **found, "both": found["causal"] & found["padding"], "mixed": mixed}
+
+
+def in_torchs_way(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """True where looking is forbidden, once per head."""
+    return None if mask is None else ~mask.repeat_interleave(N, dim=0)
+
+
+def parameter_gradients(ours: nn.Module, output: torch.Tensor) -> list[torch.Tensor]:
+    return list(gradients(output, list(ours.parameters())))
+
+
+def torchs_parameter_gradients(
+    ours: nn.Module, theirs: nn.Module, output: torch.Tensor
+) -> list[torch.Tensor]:
+    """Torch's gradients where ours stand: copied as if they were the weights."""
+    carrier, place = copy.deepcopy(theirs), copy.deepcopy(ours)
+    found = gradients(output, list(theirs.parameters()))
+    with torch.no_grad():
+        for parameter, gradient in zip(carrier.parameters(), found, strict=True):
+            parameter.copy_(gradient)
+    place.load_from_torch(carrier)
+    return list(place.parameters())
+
+
+def assert_same_block(ours, theirs, output, expected, inputs) -> None:
+    assert_same(output, expected, inputs)
+    found = parameter_gradients(ours, output)
+    for a, b in zip(found, torchs_parameter_gradients(ours, theirs, expected), strict=True):
+        torch.testing.assert_close(a, b, **EXACT)
+
+
 @pytest.mark.parametrize(("norm_first", "activation"), ORDERS)
-@pytest.mark.parametrize("padded", [True, False])
-def test_encoder_block_equals_torch(norm_first, activation, padded):
+@pytest.mark.parametrize("kind", masks(S, S))
+def test_encoder_block_equals_torch(norm_first, activation, kind):
     options = settings(norm_first, activation)
     theirs = shake(nn.TransformerEncoderLayer(D, N, F, batch_first=True, **options).double())
     ours = EncoderBlock(D, N, F, **options).double()
     ours.load_from_torch(theirs)
-    x, real = normal(B, S, D), padding_mask(LENGTHS, S)
-    expected = theirs(x, src_key_padding_mask=~real[:, 0] if padded else None)
-    assert_same(ours(x, real if padded else None), expected, [x])
-    own = gradients(ours(x, real if padded else None), [ours.feed_forward[0].weight])
-    torch.testing.assert_close(own, gradients(expected, [theirs.linear1.weight]), **EXACT)
+    x, mask = normal(B, S, D), masks(S, S)[kind]
+    assert_same_block(ours, theirs, ours(x, mask), theirs(x, in_torchs_way(mask)), [x])
 
 
 @pytest.mark.parametrize(("norm_first", "activation"), ORDERS)
-def test_decoder_block_equals_torch(norm_first, activation):
+@pytest.mark.parametrize(("kind", "memory_kind"), zip(masks(T, T), reversed(masks(T, S)), strict=True))
+def test_decoder_block_equals_torch(norm_first, activation, kind, memory_kind):
     options = settings(norm_first, activation)
     theirs = shake(nn.TransformerDecoderLayer(D, N, F, batch_first=True, **options).double())
     ours = DecoderBlock(D, N, F, **options).double()
     ours.load_from_torch(theirs)
-    x, memory, real = normal(B, T, D), normal(B, S, D, seed=1), padding_mask(LENGTHS, S)
-    expected = theirs(x, memory, tgt_mask=forbidden(T), memory_key_padding_mask=~real[:, 0])
-    assert_same(ours(x, memory, ~forbidden(T), real), expected, [x, memory])
+    x, memory = normal(B, T, D), normal(B, S, D, seed=1)
+    mask, memory_mask = masks(T, T)[kind], masks(T, S)[memory_kind]
+    expected = theirs(x, memory, in_torchs_way(mask), in_torchs_way(memory_mask))
+    assert_same_block(ours, theirs, ours(x, memory, mask, memory_mask), expected, [x, memory])
 
 
 def transformers(norm_first: bool) -> tuple[Encoder, Decoder, nn.Transformer]:
@@ -98,6 +140,19 @@ def test_encoder_and_decoder_equal_torch_transformer(norm_first):
     expected = theirs(
         source, target, tgt_mask=forbidden(T), src_key_padding_mask=padding, memory_key_padding_mask=padding
     )
+    assert_same(ours, expected, [source, target])
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("kind", masks(S, S))
+def test_encoder_and_decoder_take_the_masks_of_torch_transformer(norm_first, kind):
+    encoder, decoder, theirs = transformers(norm_first)
+    source, target = normal(B, S, D), normal(B, T, D, seed=1)
+    own, back, across = (masks(*shape)[kind] for shape in ((S, S), (T, T), (T, S)))
+    ours = decoder(target, encoder(source, own), across, mask=back)  # the decoder is causal besides
+    past = ~forbidden(T) if back is None else back & ~forbidden(T)
+    past = past.expand(B, T, T)
+    expected = theirs(source, target, in_torchs_way(own), in_torchs_way(past), in_torchs_way(across))
     assert_same(ours, expected, [source, target])
 
 
@@ -170,3 +225,42 @@ def test_wrong_use_is_named():
         DecoderBlock(D, N, F)(torch.zeros(1, 2, D))
     with pytest.raises(ValueError, match="cross=True"):
         DecoderBlock(D, N, F, cross=False)(torch.zeros(1, 2, D), torch.zeros(1, 2, D))
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_attention_maps_of_the_encoder_are_the_weights_torch_gives(norm_first):
+    encoder, _, theirs = transformers(norm_first)
+    x, real = normal(B, S, D), padding_mask(LENGTHS, S)
+    maps = encoder.attention_maps(x, real)
+    for index, layer in enumerate(theirs.encoder.layers):
+        seen = layer.norm1(x) if norm_first else x
+        _, weights = layer.self_attn(
+            seen, seen, seen, key_padding_mask=~real[:, 0], average_attn_weights=False
+        )
+        torch.testing.assert_close(maps[:, index], weights, **EXACT)
+        x = layer(x, src_key_padding_mask=~real[:, 0])
+
+
+def test_a_source_that_is_nothing_but_padding_gives_finite_numbers():
+    encoder = shake(Encoder(D, N, L, F, dropout=0.0).double())
+    decoder = shake(Decoder(D, N, L, F, dropout=0.0).double())
+    source, target = normal(B, S, D), normal(B, T, D, seed=1)
+    real = padding_mask(torch.tensor([7, 0, 4]), S)
+    output = decoder(target, encoder(source, real), real)
+    assert output.isfinite().all()
+    for gradient in torch.autograd.grad(output.sum(), [source, target]):
+        assert gradient.isfinite().all()
+    assert not torch.autograd.grad(decoder(target, encoder(source, real), real)[1].sum(), source)[0].any()
+
+
+def test_initialisation_is_the_documented_one():
+    """Glorot for the attention's projections, zero biases; torch's own for the rest."""
+    block = DecoderBlock(64, 4, 96)
+    for attention in (block.self_attention, block.cross_attention):
+        for projection in attention.children():
+            limit = (6 / 128) ** 0.5
+            assert projection.weight.abs().max() <= limit and projection.weight.std() > 0.9 * limit / 3**0.5
+            assert not projection.bias.any()
+    inner = block.feed_forward[0]
+    assert inner.weight.abs().max() <= 1 / 8 and inner.bias.any()
+    assert (block.feed_forward_residual.norm.weight == 1).all()

@@ -114,8 +114,8 @@ class TransformerLanguageModel(NextTokenModel):
     """A decoder without a source: each token looks back at all before it, and predicts the next one.
 
     Radford et al. (2018), Improving Language Understanding by Generative Pre-Training; here with the choices
-    of :mod:`seqcourse.transformer`. The state is a key-value cache, so :meth:`generate` reads each token once.
-    It grows with the text: train with :meth:`loss`, where every batch starts anew, and not with
+    of :mod:`seqcourse.transformer`. The state is a key-value cache, so text is generated reading each token once.
+    It grows with the text: train with the model's own ``loss``, where every batch starts anew, and not with
     :class:`~seqcourse.models.language_model.StreamLoss`.
 
     Shapes:
