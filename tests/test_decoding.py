@@ -141,7 +141,7 @@ def all_that_end(model, source: Tensor, max_length: int, exponent: float) -> lis
     return sorted(found, key=lambda h: -h.score)
 
 
-@pytest.mark.parametrize("exponent", [0.0, 0.6, 2.0])
+@pytest.mark.parametrize("exponent", [0.0, 2.0])
 @pytest.mark.parametrize("name", ["gru-additive-1", "lstm-general-2", "transformer-rotary"])
 def test_a_beam_wide_enough_is_exhaustive_search(name, source, exponent):
     model, max_length = build(name), 3
@@ -174,7 +174,7 @@ def slow_beam(model, source: Tensor, max_length: int, beam: int, exponent: float
     return sorted(done or rest, key=lambda h: -h.score)
 
 
-@pytest.mark.parametrize("beam", [2, 3, 5])
+@pytest.mark.parametrize("beam", [2, 5])
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
 def test_beam_search_equals_one_without_batches(model, source, beam, exponent):
     for max_length in (2, MAX):
