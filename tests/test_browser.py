@@ -22,9 +22,12 @@ from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from test_site import SITE, TOC
 
+from seqcourse import pretrained
 from seqcourse.cells import LSTMCell
-from seqcourse.explorables import LSTMStep
+from seqcourse.explorables import AttentionMap, LSTMStep
+from seqcourse.models.decoding import greedy
 from seqcourse.tasks import find_browser
+from seqcourse.translating import prepare
 
 pytestmark = pytest.mark.browser
 
@@ -279,6 +282,81 @@ def test_explorable_stands_alone(browser, tmp_path):
     alone = Visitor(context, path.parent.as_uri() + "/")
     page = alone.go(path.name)
     check_explorable(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert alone.problems == []
+    context.close()
+
+
+# --- the attention map -------------------------------------------------------------------------------
+
+TYPED = "Eine Katze liest die Zeitung."  # none of the list
+
+
+def expected_map() -> tuple[str, list[float], list[float]]:
+    """The typed sentence's translation; what the third token looks at in the source (last layer, head 2), and
+    how much each token of the translation looked at the second of the source (the mean of all heads)."""
+    trained = pretrained.load("translator-transformer")
+    model, ids = trained.model, torch.tensor([trained.source_tokeniser.encode(prepare(TYPED))])
+    (found,) = greedy(model, ids)
+    read = torch.tensor([[model.begin_id, *found.tokens]])
+    with torch.no_grad():
+        weights = model.attention_maps(ids, read)[0, -1]  # (N, T, S)
+    text = trained.target_tokeniser.decode(found.tokens).strip()
+    return text, weights[1, 2].tolist(), weights.mean(dim=0)[:, 1].tolist()
+
+
+def shares(box: Any, row: str) -> list[float]:
+    """The numbers below the tokens of a row."""
+    texts = box.locator(f'button[data-row="{row}"] .share').all_inner_texts()
+    return [float(text.removesuffix("%")) / 100 for text in texts]
+
+
+def check_attention_map(page: Page) -> None:
+    """Type a sentence, go along it by keyboard, choose a head: texts and numbers are the model's."""
+    box = page.locator("div.explorable").first
+    text, from_third, to_second = expected_map()
+    box.get_by_label("or type German").fill(TYPED)
+    box.get_by_role("button", name="translate").press("Enter")
+    assert box.locator(".result").inner_text() == text
+    box.get_by_label("head").select_option(label="head 2")
+    box.locator('button[data-row="target"]').first.focus()
+    for key in ("ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+    assert shares(box, "source") == pytest.approx(from_third, abs=0.0051)
+    page.wait_for_function(
+        "([box, text]) => box.querySelector('[role=status]').textContent.includes(text)",
+        arg=[box.element_handle(), f"{max(from_third):.0%}".replace("%", " %")],
+    )
+    box.get_by_label("head").select_option(label="mean of all heads")
+    box.locator('button[data-row="source"]').nth(1).click()
+    assert shares(box, "target") == pytest.approx(to_second, abs=0.0051)
+    assert box.locator('button[aria-pressed="true"]').count() == 1
+
+
+def test_attention_map(visitor):
+    page = visitor.go(pages_with("attentionmap")[0])
+    check_attention_map(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    assert visitor.problems == []
+    assert violations(page) == []
+
+
+def test_attention_map_from_a_file(offline_visitor):
+    check_attention_map(offline_visitor.go(pages_with("attentionmap")[0]))
+    assert offline_visitor.problems == []
+
+
+def test_attention_map_stands_alone(browser, tmp_path):
+    shown = AttentionMap.of(pretrained.load("translator-transformer"))
+    path = Path(tmp_path / "alone.html")
+    path.write_text(
+        "<!doctype html><html lang=en><meta charset=utf-8><title>alone</title><main>"
+        f"{shown.page_copy()}</main>"
+    )
+    context = browser.new_context(offline=True, viewport={"width": 390, "height": 844})
+    alone = Visitor(context, path.parent.as_uri() + "/")
+    page = alone.go(path.name)
+    check_attention_map(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert alone.problems == []
     context.close()
