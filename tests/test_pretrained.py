@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -114,8 +115,6 @@ def small(tmp_path_factory):
 
 
 def _shorten(patch):
-    from dataclasses import replace
-
     chosen = pretrained.CATALOGUE[TINY]
     recipe = replace(chosen.recipe, epochs=1, size=8, heads=2)
     patch.setitem(pretrained.CATALOGUE, TINY, replace(chosen, recipe=recipe, pairs=40, vocabulary_size=300))
