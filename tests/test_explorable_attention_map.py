@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import random
@@ -12,6 +13,7 @@ import pytest
 import torch
 from test_explorables import node
 
+from seqcourse import pretrained
 from seqcourse.data.generated import toy_translation
 from seqcourse.data.tokenisation import SubwordTokeniser
 from seqcourse.explorables.attention_map import SENTENCES, AttentionMap, pack
@@ -175,6 +177,14 @@ def test_weights_that_are_not_rounded_yet_get_rounded(tokenisers):
     assert packed == pack(Trained(rounded_(model), *tokenisers, records=()))
 
 
+def test_base_85():
+    for length in (4, 8, 400):
+        content = random.Random(length).randbytes(length)
+        found = evaluate("return map.fromBase85(given);", base64.b85encode(content).decode())
+        assert bytes(found) == content
+    assert evaluate("return map.fromBase85(given);", base64.b85encode(b"\xff" * 4).decode()) == [255] * 4
+
+
 def test_half_precision():
     bits = [0, 1, 2, 1023, 1024, 15360, 15361, 31743, 32768, 33000, 48128, 64511]
     expected = torch.tensor(bits).to(torch.int32).to(torch.int16).view(torch.float16)
@@ -275,3 +285,28 @@ def test_what_the_browser_cannot_compute_is_refused(options, tokenisers):
     model = TransformerTranslator(*map(len, tokenisers), 12, heads=3, layers=1, **options)
     with pytest.raises(ValueError, match="expected a pre-norm Transformer with sinusoidal positions"):
         pack(Trained(model, *tokenisers, records=()))
+
+
+# --- the checkpoint ------------------------------------------------------------------------------------
+
+
+PAGE_BYTES = 700_000  # what the map may add to a page
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Trained:
+    return pretrained.load("translator-transformer")
+
+
+def test_the_checkpoint_fits_into_a_page(checkpoint):
+    assert len(AttentionMap.of(checkpoint).page_copy().encode()) < PAGE_BYTES
+
+
+def test_the_checkpoint_translates_the_sentences_as_the_package_does(checkpoint):
+    body = """
+      const model = map.makeTranslator(given.packed);
+      const found = given.sentences.map((text) => map.translate(model, model.source.encode(map.prepare(text)), 60));
+      return found.map(({tokens}) => model.target.decode(tokens).trim());"""
+    found = evaluate(body, {"packed": pack(checkpoint), "sentences": SENTENCES})
+    assert found == checkpoint.translate(*SENTENCES)
+    assert len(set(found)) == len(SENTENCES)

@@ -86,8 +86,9 @@ def pack(trained: Trained) -> dict[str, Any]:
     model = trained.model
     _check(model)
     parameters = dict(model.named_parameters())  # tied weights come once
+    weights = b"".join(map(_as_bytes, parameters.values()))
     return {
-        "weights": base64.b64encode(b"".join(map(_as_bytes, parameters.values()))).decode(),
+        "weights": base64.b85encode(weights + bytes(-len(weights) % 4)).decode(),
         "layout": [[name, len(p), p.shape[1] if p.dim() > 1 else 0] for name, p in parameters.items()],
         "source_table": _name_of(model.source_embedding.embedding.weight, parameters),
         "target_table": _name_of(model.target_embedding.embedding.weight, parameters),

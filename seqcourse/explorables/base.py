@@ -72,7 +72,7 @@ class Explorable(anywidget.AnyWidget):
             label=html.escape(self.label),
             alternative=html.escape(self.alternative),
             css=Path(FOLDER / "explorables.css").read_text(encoding="utf-8"),
-            values=json.dumps(self.shared_values()).replace("</", "<\\/"),
+            values=json.dumps(self.shared_values(), ensure_ascii=False).replace("</", "<\\/"),
             module=base64.b64encode(self._esm.encode()).decode(),
         )
 
