@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import threading
 
+# In CPython 3.11 two threads that build syntax trees at once disturb each other: "AST constructor recursion
+# depth mismatch" (gh-106905). The grader runs a submission per thread.
+_ONE_AT_A_TIME = threading.Lock()
 MODULES = frozenset(
     "ctypes os subprocess multiprocessing threading _thread gc sys inspect importlib signal socket shutil pathlib io "
     "tempfile builtins types code codeop dis marshal pickle mmap fcntl resource pty posix atexit traceback linecache "
@@ -22,7 +26,8 @@ ATTRIBUTES = frozenset(
 def suspicions(source: str) -> list[str]:
     """What in `source` deserves a look, each once, with its line; empty for ordinary answers."""
     try:
-        tree = ast.parse(source)
+        with _ONE_AT_A_TIME:
+            tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         # Also IPython's magics: without a tree nothing is known, so nothing is trusted.
         return ["suspicious: an answer is not plain Python"] if source.strip() else []
