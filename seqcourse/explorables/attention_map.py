@@ -20,8 +20,8 @@ from seqcourse.pretrained import Trained, rounded_tensor
 LIMIT = 60  # tokens per sentence
 
 SENTENCES = (  # ours: everyday scenes as in the training data, but not taken from there
-    "Zwei Kinder bauen am Strand eine Burg aus Sand.",
     "Ein Mann mit rotem Hut liest im Zug eine Zeitung.",
+    "Zwei Kinder bauen am Strand eine Burg aus Sand.",
     "Die alte Frau füttert im Park viele Vögel.",
     "Ein Hund springt über einen Zaun, weil er den Ball sieht.",
     "Heute Abend spielt eine Band auf der kleinen Bühne Musik.",
