@@ -16,6 +16,7 @@ from test_explorables import node
 from seqcourse import pretrained
 from seqcourse.data.generated import toy_translation
 from seqcourse.data.tokenisation import SubwordTokeniser
+from seqcourse.explorables import attention_map
 from seqcourse.explorables.attention_map import SENTENCES, AttentionMap, pack
 from seqcourse.models.decoding import greedy
 from seqcourse.models.translation import TransformerTranslator
@@ -285,6 +286,12 @@ def test_what_the_browser_cannot_compute_is_refused(options, tokenisers):
     model = TransformerTranslator(*map(len, tokenisers), 12, heads=3, layers=1, **options)
     with pytest.raises(ValueError, match="expected a pre-norm Transformer with sinusoidal positions"):
         pack(Trained(model, *tokenisers, records=()))
+
+
+def test_a_vocabulary_too_large_for_two_digits_is_refused(trained, monkeypatch):
+    monkeypatch.setattr(attention_map, "BASE", 17)
+    with pytest.raises(ValueError, match="of at most 289 tokens"):
+        pack(trained)
 
 
 # --- the checkpoint ------------------------------------------------------------------------------------

@@ -2,6 +2,25 @@
 // and a view in which each token shows where it looks. A sequence is an array of vectors; the tensors have the names
 // of the Python model's state_dict.
 
+// --- text to numbers: base 85, as Python's base64.b85encode writes it, a twentieth shorter than base 64 -------------
+
+const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~";
+const DIGIT_OF = new Map(Array.from(DIGITS, (digit, value) => [digit, value]));
+
+/** The numbers that a text writes with so many digits each. */
+export const numbers = (text, digits) =>
+  Array.from({ length: text.length / digits }, (_, k) =>
+    Array.from(text.slice(digits * k, digits * (k + 1))).reduce((sum, digit) => 85 * sum + DIGIT_OF.get(digit), 0),
+  );
+
+/** Four bytes for every five digits. */
+export function fromBase85(text) {
+  const words = numbers(text, 5);
+  const view = new DataView(new ArrayBuffer(4 * words.length));
+  words.forEach((word, k) => view.setUint32(4 * k, word));
+  return new Uint8Array(view.buffer);
+}
+
 // --- tokens: byte-level BPE, as in the tokenizers library -----------------------------------------------------------
 
 const WORDS = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
@@ -30,10 +49,15 @@ function mergePieces(pieces, ranks) {
 
 /** A tokeniser from its merges in the order of training. Ids: special tokens, the bytes by code point, the merged pieces. */
 export function makeTokeniser({ merges, specials }) {
-  const pairs = merges.split("\n");
-  const tokens = [...Array(specials).fill(""), ...[...ALPHABET].sort(), ...pairs.map((pair) => pair.replace(" ", ""))];
+  const tokens = [...Array(specials).fill(""), ...[...ALPHABET].sort()];
+  const ranks = new Map();
+  const parts = numbers(merges, 2); // ids, always two together
+  for (let k = 0; k < parts.length; k += 2) {
+    const [left, right] = [tokens[parts[k]], tokens[parts[k + 1]]];
+    ranks.set(`${left} ${right}`, ranks.size);
+    tokens.push(left + right);
+  }
   const ids = new Map(tokens.map((token, id) => [token, id]));
-  const ranks = new Map(pairs.map((pair, rank) => [pair, rank]));
   const spell = (word) => Array.from(new TextEncoder().encode(word), (byte) => ALPHABET[byte]);
   const encode = (text) =>
     (text.match(WORDS) ?? []).flatMap((word) => mergePieces(spell(word), ranks).map((piece) => ids.get(piece)));
@@ -45,19 +69,6 @@ export function makeTokeniser({ merges, specials }) {
 }
 
 // --- weights: a byte each, with a scale per row --------------------------------------------------------------------
-
-const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~";
-const DIGIT_OF = new Map(Array.from(DIGITS, (digit, value) => [digit, value]));
-
-/** Base 85, as Python's base64.b85encode writes it: five digits for four bytes, a twentieth shorter than base 64. */
-export function fromBase85(text) {
-  const words = new DataView(new ArrayBuffer((text.length / 5) * 4));
-  for (let k = 0; k < text.length / 5; k++) {
-    const word = Array.from(text.slice(5 * k, 5 * k + 5)).reduce((sum, digit) => 85 * sum + DIGIT_OF.get(digit), 0);
-    words.setUint32(4 * k, word);
-  }
-  return new Uint8Array(words.buffer);
-}
 
 /** The number that the 16 bits of a half-precision float stand for. */
 export function half(bits) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from seqcourse.models.translation import TransformerTranslator
 from seqcourse.pretrained import Trained, rounded_tensor
 
 LIMIT = 60  # tokens per sentence
+DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase + "!#$%&()*+-;<=>?@^_`{|}~"
+BASE = len(DIGITS)  # 85, the digits of base64.b85encode
 
 SENTENCES = (  # ours: everyday scenes as in the training data, but not taken from there
     "Ein Mann mit rotem Hut liest im Zug eine Zeitung.",
@@ -118,13 +121,17 @@ def _as_bytes(parameter: Tensor) -> bytes:
 
 
 def _merges(tokeniser: SubwordTokeniser) -> dict[str, Any]:
-    """The merges in the order of training; all ids follow from them."""
+    """The merges in the order of training, as two ids of two digits each; all other ids follow from them."""
     saved = json.loads(tokeniser.tokenizer.to_str())["model"]
-    merges = [" ".join(pair) for pair in saved["merges"]]
-    tokens = [*SPECIALS, *sorted(ByteLevel.alphabet()), *(merge.replace(" ", "") for merge in merges)]
-    if saved["vocab"] != {token: id_ for id_, token in enumerate(tokens)}:
-        raise ValueError("expected a byte-level vocabulary: special tokens, bytes, merges, nothing else")
-    return {"merges": "\n".join(merges), "specials": len(SPECIALS)}
+    ids, merges = saved["vocab"], saved["merges"]
+    tokens = [*SPECIALS, *sorted(ByteLevel.alphabet()), *map("".join, merges)]
+    if ids != {token: id_ for id_, token in enumerate(tokens)} or len(ids) > BASE**2:
+        raise ValueError(
+            f"expected a byte-level vocabulary (special tokens, bytes, merges) of at most {BASE**2} tokens, "
+            f"got {len(ids)} tokens"
+        )
+    parts = [ids[part] for pair in merges for part in pair]
+    return {"merges": "".join(DIGITS[k // BASE] + DIGITS[k % BASE] for k in parts), "specials": len(SPECIALS)}
 
 
 def _check(model: TransformerTranslator) -> None:
