@@ -119,6 +119,7 @@ def attend_fused(
     check_attention(query, key, value, mask)
     if mask is None:
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+    mask = torch.atleast_2d(mask)  # the kernel takes no mask of shape (S,)
     somewhere = mask.any(dim=-1, keepdim=True)  # kernels differ in what they do with a row of -inf
     output = F.scaled_dot_product_attention(query, key, value, mask | ~somewhere, dropout_p=dropout)
     return output.masked_fill(~somewhere, 0.0)

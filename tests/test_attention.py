@@ -91,6 +91,14 @@ def with_blind_rows(mask: torch.Tensor | None) -> torch.Tensor:
     return mask
 
 
+def test_a_mask_of_keys_alone_is_the_same_for_every_query():
+    query, key, value = (torch.randn(2, n, 4, dtype=torch.float64) for n in (3, 5, 5))
+    keys = torch.tensor([True, False, True, True, False])
+    expected, weights = attend(query, key, value, keys)
+    torch.testing.assert_close(attend_fused(query, key, value, keys), expected, rtol=0, atol=1e-12)
+    assert (weights[..., ~keys] == 0).all()
+
+
 @pytest.mark.parametrize("blind", [True, False])
 @pytest.mark.parametrize("kind", masks())
 def test_fused_equals_readable_for_every_mask(kind, blind):
