@@ -6,6 +6,9 @@ those of the readable loop; the tests compare them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -70,12 +73,30 @@ def _call(
     has_bias = cell.bias_ih is not None
     layout = (weights, has_bias, num_layers, dropout, training, bidirectional, True)  # True: batch first
     if isinstance(cell, LSTMCell):
-        output, *final = torch.lstm(x, state, *layout)
+        with _kernels_for(x):
+            output, *final = torch.lstm(x, state, *layout)
         return output, tuple(final)
     if isinstance(cell, GRUCell):
         return torch.gru(x, state, *layout)
     kernel = torch.rnn_tanh if cell.nonlinearity == "tanh" else torch.rnn_relu
     return kernel(x, state, *layout)
+
+
+@contextmanager
+def _kernels_for(x: Tensor) -> Iterator[None]:
+    """Leave oneDNN out for an LSTM in half precision on a CPU.
+
+    On processors with bfloat16 instructions torch 2.13 asks oneDNN for an LSTM it does not have, and fails
+    with "could not create a primitive descriptor" (intel/torch-xpu-ops#4066). Other processors never ask.
+    """
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    is_half = x.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
+    enabled = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = enabled and not is_half
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = enabled
 
 
 def _freeze_padding(cell: LSTMCell, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -325,6 +325,20 @@ def test_bfloat16_by_autocast_and_as_parameters(kind, impl):
     torch.testing.assert_close(low.float(), exact, atol=6e-2, rtol=6e-2)
 
 
+@pytest.mark.parametrize(("half", "autocast"), [(True, False), (False, True), (False, False)])
+def test_half_precision_lstm_leaves_onednn_out(monkeypatch, half, autocast):
+    """Only processors with bfloat16 instructions fail otherwise, so the call itself is watched."""
+    seen, kernel = [], torch.lstm
+    watch = lambda *arguments: (seen.append(torch.backends.mkldnn.enabled), kernel(*arguments))[1]  # noqa: E731
+    monkeypatch.setattr(torch, "lstm", watch)
+    layer, _ = make_pair("lstm", torch.bfloat16 if half else torch.float32, "fused")
+    x = torch.randn(B, T, D, dtype=torch.bfloat16 if half else torch.float32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        layer(x)
+    assert seen == [not (half or autocast)]
+    assert torch.backends.mkldnn.enabled
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

@@ -104,7 +104,7 @@ def test_encoder_block_equals_torch(norm_first, activation, kind):
 
 
 @pytest.mark.parametrize(("norm_first", "activation"), ORDERS)
-@pytest.mark.parametrize(("kind", "memory_kind"), zip(masks(T, T), reversed(masks(T, S)), strict=True))
+@pytest.mark.parametrize(("kind", "memory_kind"), list(zip(masks(T, T), reversed(masks(T, S)), strict=True)))
 def test_decoder_block_equals_torch(norm_first, activation, kind, memory_kind):
     options = settings(norm_first, activation)
     theirs = shake(nn.TransformerDecoderLayer(D, N, F, batch_first=True, **options).double())
