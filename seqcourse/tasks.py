@@ -266,7 +266,7 @@ def check_exercises() -> int:
         seqcourse("release", "--check", "--run")
         or run_solutions()
         or seqcourse("mutants", "--check")  # are the published kill matrices those of these exercises?
-        or seqcourse("mutants", "--quick")
+        or seqcourse("mutants", "--quick", "--cover")  # all of them take an hour: the weekly workflow
     )
 
 
@@ -305,7 +305,7 @@ def check_notebook_style() -> int:
 
 def check_site(browser: str | None) -> int:
     markers = "site or browser" if browser else "site and not browser"
-    return python("-m", "pytest", "-q", "-m", markers, "tests", SEQCOURSE_CHROMIUM=browser or "")
+    return python("-m", "pytest", "-q", "-n", "2", "-m", markers, "tests", SEQCOURSE_CHROMIUM=browser or "")
 
 
 @click.command()

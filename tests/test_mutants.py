@@ -166,6 +166,26 @@ def test_quick_leaves_out_only_checks_that_do_not_use_the_answer(course, source)
     assert results[0].failed == results[1].failed
 
 
+def test_a_cover_is_small_and_still_kills_with_every_cell(course, source, tests):
+    known, _ = mutants.read_mutants(NAME, course)
+    few = mutants.cover(known)
+    assert len(few) < len(known) and few == [mutant for mutant in known if mutant in few]
+    assert {(m.answer, m.kind) for m in few} == {(m.answer, m.kind) for m in known}
+    assert mutants.violations(mutants.run_mutants(few, source, plain_run), tests) == []
+
+
+def test_a_cover_leaves_a_cell_that_nothing_fails_uncovered():
+    sent = [
+        Mutant("wrong", "a", "one", {}, frozenset({"x"})),
+        Mutant("wrong", "a", "another", {}, frozenset({"x"})),
+        Mutant("wrong", "a", "both", {}, frozenset({"x", "y"})),
+    ]
+    assert [mutant.name for mutant in mutants.cover(sent)] == ["one", "both"]
+    few = mutants.cover(sent[:2])
+    results = [Result(mutant, "graded", dict.fromkeys(mutant.fails, "failed")) for mutant in few]
+    assert mutants.violations(results, ["x", "y"]) == ["y: kills no mutant"]
+
+
 def test_results_keep_the_order_and_run_side_by_side(source):
     """Two at a time: the first can end only after the second has begun."""
     begun = threading.Event()
@@ -322,6 +342,12 @@ def test_check_runs_nothing_and_tells(recorded, monkeypatch):
     result = CliRunner().invoke(mutants_cmd, ["--check", NAME])
     assert result.exit_code == 1
     assert "toy-sums: no mutants" in result.output and "the record is older" in result.output
+
+
+def test_a_matrix_of_a_few_is_not_written(recorded, monkeypatch):
+    monkeypatch.chdir(recorded)
+    result = CliRunner().invoke(mutants_cmd, ["--write", "--cover"])
+    assert result.exit_code == 2 and "--write without --cover" in result.output
 
 
 def test_the_command_runs_everything_in_the_sandbox_and_writes_the_record(tmp_path, monkeypatch):

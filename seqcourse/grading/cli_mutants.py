@@ -15,16 +15,19 @@ import click
     "--check", is_flag=True, help="Run nothing; fail if a mutant is badly formed or a record is stale."
 )
 @click.option("--quick", is_flag=True, help="Of each answer, run only the checks that use it.")
+@click.option("--cover", is_flag=True, help="Only a few answers: at least one that fails each graded cell.")
 @click.option("--end-to-end", is_flag=True, help="Also send a few through nbgrader autograde: equal marks.")
 def mutants_cmd(
-    names: tuple[str, ...], jobs: int, write: bool, check: bool, quick: bool, end_to_end: bool
+    names: tuple[str, ...], jobs: int, write: bool, check: bool, quick: bool, cover: bool, end_to_end: bool
 ) -> None:
     """Grade right and wrong answers of all exercises, or of NAMES; each must get exactly its marks."""
     from seqcourse.grading import authoring, mutants  # brings nbgrader, which takes a while
 
+    if write and cover:
+        raise click.UsageError("a kill matrix is written from all answers: --write without --cover.")
     bad = 0
     for name in names or authoring.exercise_names():
-        found = mutants.record_problems(name) if check else _run(name, jobs, write, quick, end_to_end)
+        found = mutants.record_problems(name) if check else _run(name, jobs, write, quick, cover, end_to_end)
         for problem in found:
             click.secho(f"{name}: {problem}", fg="red", err=True)
         bad += bool(found)
@@ -32,7 +35,7 @@ def mutants_cmd(
         raise click.ClickException(f"{bad} with violations: see above.")
 
 
-def _run(name: str, jobs: int, write: bool, quick: bool, end_to_end: bool) -> list[str]:
+def _run(name: str, jobs: int, write: bool, quick: bool, cover: bool, end_to_end: bool) -> list[str]:
     """Run the mutants of one exercise, say how it went, and return the violations."""
     from tqdm.auto import tqdm
 
@@ -41,6 +44,7 @@ def _run(name: str, jobs: int, write: bool, quick: bool, end_to_end: bool) -> li
 
     source = authoring.source_notebook(authoring.source_path(name))
     known, problems = mutants.read_mutants(name)
+    known = mutants.cover(known) if cover else known
     everything = [*mutants.extremes(name, source), *known]
     started = time.monotonic()
     with tqdm(total=len(everything), desc=name, unit="answer", disable=None) as bar:

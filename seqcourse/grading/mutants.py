@@ -185,6 +185,20 @@ def extremes(name: str, source: NotebookNode, course: Path | None = None) -> lis
     ]
 
 
+def cover(mutants: list[Mutant]) -> list[Mutant]:
+    """A few mutants that put every gate to the test: a right and a wrong answer to each answer cell, and for
+    each graded cell one that fails it. In the order given."""
+    chosen = {(mutant.answer, mutant.kind): mutant for mutant in reversed(mutants)}  # the first of each
+    kept = {str(mutant) for mutant in chosen.values()}
+    waiting = frozenset().union(*(mutant.fails for mutant in mutants))
+    waiting -= frozenset().union(*(mutant.fails for mutant in chosen.values()))
+    while waiting:
+        best = max(mutants, key=lambda mutant: len(mutant.fails & waiting))
+        kept.add(str(best))
+        waiting -= best.fails
+    return [mutant for mutant in mutants if str(mutant) in kept]
+
+
 def run_mutants(
     mutants: list[Mutant],
     source: NotebookNode,
