@@ -227,8 +227,8 @@ BENCHMARK = Benchmark(
     about="Grade a class with stock nbgrader and with this course's grader.",
     cost={
         "smoke": "about a minute, 2 hand-ins",
-        "laptop": "about 12 minutes on two cores, 40 hand-ins, three rounds",
-        "full": "about 25 minutes on two cores, 40 hand-ins, five rounds",
+        "laptop": "about 35 minutes on two cores, 40 hand-ins, three rounds",
+        "full": "about an hour on two cores, 40 hand-ins, five rounds",
     },
     run=run,
 )
