@@ -212,10 +212,14 @@ def test_the_benchmark_measures_all_models_and_resumes(tmp_path, monkeypatch):
         translation, "measure", lambda piece, *rest: (measured.append(piece.model), measure(piece, *rest))[1]
     )
     found = translation.run_plan(smoke(), 1, "cpu", True, path)
-    assert measured == list(MODELS)
+    assert measured == [*MODELS, TRANSFORMER]  # the last from English to German
+    back = records.find(found, direction="en-de")
+    assert {r.protocol["model"] for r in back} == {TRANSFORMER}
+    assert {r.metric for r in back} >= {"BLEU", "BLEU by source length", "validation loss"}
+    assert not records.find(back, metric="p-value of the difference in BLEU")
     assert len({record.name for record in found}) == len(found) and all(r.generated for r in found)
     for model in MODELS:
-        own = records.find(found, model=model)
+        own = records.find(found, model=model, direction="de-en")
         assert {r.metric for r in own} >= {"BLEU", "parameters", "validation loss", "training speed"}
         assert {r.protocol["decoding"] for r in records.find(own, metric="BLEU")} == {"greedy", "beam 4"}
         assert all("case:lc" in r.protocol["signature"] and "lower case" in r.protocol["text"] for r in own)
