@@ -284,8 +284,27 @@ def run_solutions() -> int:
 
 
 def check_style() -> int:
-    """Ruff over the modules, and over the notebooks' cells."""
-    return run("ruff", "check", ".") or run("ruff", "format", "--check", ".") or check_notebook_style()
+    """Ruff over the modules, and over the notebooks' cells; no typed figures in the book."""
+    return (
+        run("ruff", "check", ".")
+        or run("ruff", "format", "--check", ".")
+        or check_notebook_style()
+        or check_typed_figures()
+    )
+
+
+def check_typed_figures() -> int:
+    """A benchmark figure on a page comes from a record; see :mod:`seqcourse.typed_figures`."""
+    from seqcourse.typed_figures import check_book
+
+    found = check_book(checkout() / "book")
+    for message in found:
+        click.echo(message)
+    if found:
+        click.echo(
+            "Print a measured figure from its record; above one that is none, say why: % typed figure: ..."
+        )
+    return int(bool(found))
 
 
 def check_notebook_style() -> int:
