@@ -46,7 +46,7 @@ def table(caption: str, rows: list[list[str]]) -> nodes.table:
     group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in COLUMNS), cols=len(COLUMNS))
     group += nodes.thead("", table_row(COLUMNS))
     group += nodes.tbody("", *map(table_row, rows))
-    return nodes.table("", nodes.title("", caption), group, classes=["records"])
+    return nodes.table("", nodes.title("", caption), group, classes=["records"], ids=[nodes.make_id(caption)])
 
 
 class RecordTables(SphinxDirective):

@@ -94,12 +94,17 @@ def load_records(folder: str | os.PathLike[str] | None = None) -> list[Record]:
 
     Use this, not ``records.read(folder)``, for verdicts: it never mixes two profiles of one benchmark.
     """
+    return [record for path in record_files(folder) for record in read(path)]
+
+
+def record_files(folder: str | os.PathLike[str] | None = None) -> list[Path]:
+    """The files that :func:`load_records` reads."""
     folder = Path(folder) if folder is not None else default_folder()
     best: dict[str, Path] = {}
     for profile in PROFILES:  # a later profile replaces an earlier one
         for path in sorted(folder.glob(f"*-{profile}.json")):
             best[path.name.removesuffix(f"-{profile}.json")] = path
-    return [record for path in best.values() for record in read(path)]
+    return list(best.values())
 
 
 def unfinished_path(out: str | os.PathLike[str], name: str, profile: str) -> Path:
