@@ -300,6 +300,96 @@ def beats_persistence(record: Record) -> bool:
     return record.mean < protocol["RMSE of persistence"] and protocol["Diebold-Mariano p"] < 0.05
 
 
+# ---------------------------------------------------------------------------- sentiment: N01, N02, N09, C04
+
+N01_FIGURES = {"RNN": 0.872, "LSTM": 0.918}
+N02_FIGURES = {"time of a training step": 2.5 * 60 / 45, "peak memory of training": 8.7 / 2.1}
+ALL_REVIEWS = 25_000  # of the official training part of IMDB
+
+
+def _curves(records: list[Record], task: str = "sentiment") -> dict[str, dict[int, Record]]:
+    """Test accuracy by model and number of training examples."""
+    found: dict[str, dict[int, Record]] = {}
+    for record in find(records, metric="test accuracy", task=task):
+        found.setdefault(record.protocol["model"], {})[record.protocol["training reviews"]] = record
+    return found
+
+
+def _pair_at(records: list[Record], size: int) -> tuple[Record, Record] | None:
+    """RNN and LSTM with so many training reviews, if both have at least three runs."""
+    curves = _curves(records)
+    pair = [curves.get(model, {}).get(size) for model in ("RNN", "LSTM")]
+    return tuple(pair) if all(record and record.n >= 3 for record in pair) else None
+
+
+def _percents(records: Iterable[Record]) -> str:
+    return ", ".join(f"{r.protocol['model']} {r.mean:.1%} ({r.n} runs)" for r in records)
+
+
+def judge_n01(records: list[Record]) -> Judgement:
+    """On IMDB an RNN reaches 87.2 %, an LSTM 91.8 %."""
+    pair = _pair_at(records, ALL_REVIEWS)
+    if pair is None:
+        return _missing("RNN and LSTM on all training reviews, three runs each")
+    rnn, lstm = pair
+    near = [abs(r.mean - N01_FIGURES[r.protocol["model"]]) <= 0.01 for r in pair]
+    return _graded([*near, above(lstm, rnn)]), f"Test accuracy: {_percents(pair)}."
+
+
+def judge_n02(records: list[Record]) -> Judgement:
+    """Training an LSTM takes 2.5 h where an RNN takes 45 min, and 8.7 GB where it takes 2.1 GB."""
+    ratios = {what: find(records, metric=f"{what}, LSTM over RNN") for what in N02_FIGURES}
+    if not all(ratios.values()):
+        return _missing("time and peak memory of training, LSTM over RNN")
+    found = {what: statistics.median(_values(group)) for what, group in ratios.items()}
+    near = [abs(found[what] / figure - 1) <= 0.25 for what, figure in N02_FIGURES.items()]
+    more = [ratio > 1 + NOISE_MARGIN for ratio in found.values()]
+    parts = (f"{what} {ratio:.2f} times (claimed: {N02_FIGURES[what]:.1f})" for what, ratio in found.items())
+    return _graded([*near, *more]), f"LSTM over RNN: {', '.join(parts)}."
+
+
+def judge_n09(records: list[Record]) -> Judgement:
+    """With 1,000 training examples an RNN beats an LSTM on sentiment."""
+    pair = _pair_at(records, 1_000)
+    if pair is None:
+        return _missing("RNN and LSTM on 1,000 training reviews, three runs each")
+    rnn, lstm = pair
+    status: Status = "confirmed" if above(rnn, lstm) else "qualified" if rnn.mean > lstm.mean else "refuted"
+    return status, f"Test accuracy with 1,000 training reviews: {_percents(pair)}."
+
+
+def judge_c04(records: list[Record]) -> Judgement:
+    """Transformers beat LSTMs, most of all on large data: on the task whose learning curves were measured."""
+    curves = _curves(records)
+    lstm, transformer = curves.get("LSTM", {}), curves.get("Transformer", {})
+    sizes = sorted(
+        size for size in lstm.keys() & transformer.keys() if lstm[size].n >= 3 <= transformer[size].n
+    )
+    if len(sizes) < 2:
+        return _missing("learning curves of LSTM and Transformer, three runs at two sizes")
+    leads = {size: transformer[size].mean - lstm[size].mean for size in sizes}
+    smallest, largest = sizes[0], sizes[-1]
+    held = [above(transformer[largest], lstm[largest]), leads[largest] > leads[smallest]]
+    points = ", ".join(f"{100 * lead:+.1f} points with {size:,} reviews" for size, lead in leads.items())
+    return _graded(held), f"The Transformer's lead over the LSTM: {points}. It is ahead {_from(leads)}."
+
+
+def _from(leads: dict[int, float]) -> str:
+    """From which size on the lead is positive, in words."""
+    ahead: list[int] = []
+    for size in sorted(leads, reverse=True):
+        if leads[size] <= 0:
+            break
+        ahead.append(size)
+    if not ahead:
+        return (
+            "at no size up to the largest"
+            if max(leads.values()) <= 0
+            else "at a smaller size, not at the largest"
+        )
+    return "at every size" if len(ahead) == len(leads) else f"from {ahead[-1]:,} on"
+
+
 # ------------------------------------------------------------- cost of attention: C01, C02, C07, C13
 
 NOISE_MARGIN = 0.05  # of a time: smaller differences are not told from a busy machine
@@ -483,6 +573,47 @@ def judge_m04(records: list[Record]) -> Judgement:
     return ("confirmed" if above(losses["saturated"], losses["usual"]) else "refuted"), reason + "."
 
 
+# ----------------------------------------------------------------------------- language models: N03, C12
+
+N03_FIGURES = {"RNN": 145.6, "LSTM": 98.3}
+FAR_FROM_RESET, WORTH_OF_CONTEXT = 9, 0.01  # tokens since the reset; nats
+
+
+def judge_n03(records: list[Record]) -> Judgement:
+    """On Shakespeare an RNN has a perplexity of 145.6, an LSTM 98.3."""
+    found = _models(find(records, metric="perplexity", level="words"))
+    if not N03_FIGURES.keys() <= found.keys():
+        return _missing("the perplexity of RNN and LSTM on words")
+    scores = {model: group[0] for model, group in found.items()}
+    near = [abs(scores[model].mean / figure - 1) <= 0.1 for model, figure in N03_FIGURES.items()]
+    protocol = scores["RNN"].protocol
+    reason = "; ".join(f"{model} {format_number(record.mean)}" for model, record in scores.items())
+    reason += (
+        f". Vocabulary {protocol['vocabulary']:,}, {protocol['unknown_rate']:.1%} of the test unknown;"
+        " the source names neither."
+    )
+    return _graded([above(scores["RNN"], scores["LSTM"]), all(near)]), reason
+
+
+def judge_c12(records: list[Record]) -> Judgement:
+    """A plain RNN loses the context faster than an LSTM."""
+    places: dict[tuple, dict[str, Record]] = {}
+    for record in find(records, metric="loss a reset adds"):
+        protocol = record.protocol
+        if protocol["from"] >= FAR_FROM_RESET:
+            place = (protocol["level"], protocol["tokens since the reset"])
+            places.setdefault(place, {})[protocol["model"]] = record
+    pairs = {place: (m["LSTM"], m["RNN"]) for place, m in places.items() if m.keys() >= {"LSTM", "RNN"}}
+    pairs = {place: pair for place, pair in pairs.items() if max(r.mean for r in pair) >= WORTH_OF_CONTEXT}
+    if not pairs or min(r.n for pair in pairs.values() for r in pair) < 3:
+        return _missing(f"a reset whose cost lasts {FAR_FROM_RESET} tokens, in three runs of RNN and LSTM")
+    reason = "; ".join(
+        f"{level}, {band} tokens on: LSTM {format_number(lstm.mean)}, RNN {format_number(rnn.mean)}"
+        for (level, band), (lstm, rnn) in pairs.items()
+    )
+    return _graded([entirely_above(*pair) for pair in pairs.values()]), f"Nats a reset adds: {reason}."
+
+
 # ----------------------------------------------------------------------------- order and reach: C09, M06
 
 CHANCE_OF_ORDER = 0.5  # examples come in twins with opposite labels
@@ -652,6 +783,42 @@ _LEDGER = (
         judge_n06,
     ),
     Claim(
+        "N01",
+        "On IMDB an RNN reaches an accuracy of 87.2 %, an LSTM 91.8 %.",
+        "E",
+        "With all 25,000 training reviews of the official split, at least three runs each: the RNN's mean is"
+        " within one point of 87.2 %, the LSTM's within one point of 91.8 %, and the LSTM's lies above the RNN's,"
+        " 95 % intervals apart. Qualified if only some of the three hold, refuted if none.",
+        judge_n01,
+    ),
+    Claim(
+        "N02",
+        "On IMDB an LSTM takes 2.5 hours to train and 8.7 GB, an RNN 45 minutes and 2.1 GB.",
+        "E",
+        "Same machine and batches, so as many steps in as many epochs: the ratios of LSTM to RNN, of the time of"
+        " a step (median of the rounds) and of peak memory, are each within a quarter of those claimed (3.3 and"
+        " 4.1), and above 1.05. Qualified if only some of the four hold, refuted if none.",
+        judge_n02,
+    ),
+    Claim(
+        "N09",
+        "With 1,000 training examples an RNN beats an LSTM on sentiment.",
+        "E",
+        "On IMDB, at least three runs each, with the same 1,000 training reviews for both in each run: the RNN's"
+        " mean test accuracy lies above the LSTM's, 95 % intervals apart. Qualified if it lies above but the"
+        " intervals overlap, refuted if it does not.",
+        judge_n09,
+    ),
+    Claim(
+        "C04",
+        "Transformers beat LSTMs, most of all on large data.",
+        "A",
+        "On IMDB, trained from scratch, at least three runs each: with the most training reviews the Transformer's"
+        " mean test accuracy lies above the LSTM's, 95 % intervals apart; and its lead is larger there than with"
+        " the fewest. Qualified if only one of the two holds, refuted if neither.",
+        judge_c04,
+    ),
+    Claim(
         "N04",
         "On five years of daily S&P 500 prices, one day ahead, an RNN has an RMSE of 12.4 and an LSTM of 9.7.",
         "E",
@@ -660,6 +827,15 @@ _LEDGER = (
         " points; and some network beats persistence (lower RMSE, Diebold-Mariano p below 0.05). Qualified if"
         " only some of the three hold, refuted if none.",
         judge_n04,
+    ),
+    Claim(
+        "N03",
+        "On Shakespeare's complete works an RNN has a perplexity of 145.6 and an LSTM of 98.3.",
+        "E",
+        "By words, on whole works that were held out: the LSTM's perplexity lies below the RNN's, 95 %"
+        " intervals apart; and both figures are met within 10 %. Qualified if only one of the two holds,"
+        " refuted if neither.",
+        judge_n03,
     ),
     Claim(
         "N07",
@@ -767,6 +943,17 @@ _LEDGER = (
         " the power 1.75 of the length, for readable and for fused attention. Qualified if for only one of"
         " them, refuted if for neither.",
         judge_c07,
+    ),
+    Claim(
+        "C12",
+        "In text that it writes, a plain RNN loses the context faster than an LSTM.",
+        "E",
+        "In language models of Shakespeare, by words and by characters: what a reset of the state adds to the"
+        " loss of the tokens after it, which is what the context before was worth, from 9 tokens after it on,"
+        " wherever it is at least 0.01 nats for one of the two. Confirmed if it is larger in every run of the"
+        " LSTM than in every run of the RNN, of at least three, at each distance; qualified if only at some,"
+        " refuted if at none.",
+        judge_c12,
     ),
     Claim(
         "C13",

@@ -21,8 +21,8 @@ def status(claim, *records) -> str:
 
 def test_the_ledger_has_the_rows_of_this_part_each_with_rule_and_source():
     numbers, comparisons = (
-        {"N04", "N05", "N06", "N07", "N08"},
-        {"C01", "C02", "C03", "C07", "C09", "C11", "C13"},
+        {"N01", "N02", "N03", "N04", "N05", "N06", "N07", "N08", "N09"},
+        {"C01", "C02", "C03", "C04", "C07", "C09", "C11", "C12", "C13"},
     )
     mechanisms, systems = {"M01", "M02", "M03", "M04", "M06"}, {"S09", "S10", "S15"}
     assert set(CLAIMS) == numbers | comparisons | mechanisms | systems
@@ -422,3 +422,78 @@ def test_intervals_that_overlap_are_not_apart():
     assert claims.above(high, low) and not claims.above(low, high)
     assert not claims.above(high, wide)
     assert not claims.above(record("M01", "x", [100]), low)  # one run shows no spread
+
+
+def language(model, perplexities):
+    about = {"level": "words", "vocabulary": 5000, "unknown_rate": 0.05}
+    return record("N03", "perplexity", perplexities, model=model, **about)
+
+
+@pytest.mark.parametrize(
+    ("rnn", "lstm", "expected"),
+    [
+        ((145, 146, 147), (98, 99, 98), "confirmed"),
+        ((180, 181, 182), (98, 99, 98), "qualified"),  # one figure missed
+        ((132, 133, 134), (104, 105, 106), "confirmed"),
+        ((135, 145, 155), (90, 98, 106), "confirmed"),
+        ((120, 150, 170), (85, 98, 112), "qualified"),  # both met on average, but not told apart
+        ((140,), (100,), "qualified"),  # one run has no interval
+        ((200, 201, 202), (205, 206, 207), "refuted"),
+    ],
+)
+def test_n03(rnn, lstm, expected):
+    result = verdict("N03", [language("RNN", rnn), language("LSTM", lstm), language("5-gram", [120])])
+    assert result.status == expected
+    assert "5-gram 120" in result.reason and "5,000" in result.reason and "5.0%" in result.reason
+
+
+def test_n03_wants_words_and_both_networks():
+    characters = record("N03", "perplexity", [4.0], model="RNN", level="characters")
+    assert status("N03", characters, language("LSTM", [98])) == "not testable"
+
+
+def reset(model, far, near=1.0, level="words"):
+    bands = {"1": near, "5 to 8": near, "9 to 16": far, "17 to 32": far, "65 to 128": 0.0}
+    places = [(int(band.split()[0]), band, added) for band, added in bands.items()]
+    return [
+        record(
+            "C12",
+            "loss a reset adds",
+            [added, added + 0.001, added + 0.002],
+            model=model,
+            level=level,
+            **{"from": start, "tokens since the reset": band},
+        )
+        for start, band, added in places
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rnn", "lstm", "expected"),
+    [
+        (0.02, 0.05, "confirmed"),
+        (0.05, 0.02, "refuted"),
+        (0.05, 0.05, "refuted"),  # no run apart
+        (0.001, 0.002, "not testable"),  # nothing worth comparing
+    ],
+)
+def test_c12(rnn, lstm, expected):
+    near = (2.0, 0.1)  # what a reset costs at once is not what is asked
+    assert status("C12", *reset("RNN", rnn, near[0]), *reset("LSTM", lstm, near[1])) == expected
+
+
+def test_c12_is_qualified_if_it_holds_at_one_level_only():
+    words = [*reset("RNN", 0.02), *reset("LSTM", 0.05)]
+    characters = [*reset("RNN", 0.05, level="characters"), *reset("LSTM", 0.02, level="characters")]
+    result = verdict("C12", words + characters)
+    assert result.status == "qualified" and "characters, 9 to 16 tokens on" in result.reason
+    assert "65 to 128" not in result.reason  # both below 0.01 nats
+
+
+def test_c12_needs_both_networks_and_three_runs():
+    assert status("C12", *reset("LSTM", 0.05)) == "not testable"
+    short = [
+        record(r.claim, r.metric, r.values[:2], **r.protocol)
+        for r in [*reset("RNN", 0.02), *reset("LSTM", 0.05)]
+    ]
+    assert status("C12", *short) == "not testable"
