@@ -319,6 +319,14 @@ def test_a_missing_record_and_recorded_violations_are_found(recorded):
     assert mutants.record_problems(NAME, recorded) == ["no record: run seqcourse mutants 01-toy --write"]
 
 
+def test_the_kill_matrix_says_if_not_every_check_was_run(recorded):
+    path = mutants.record_path(NAME, recorded)
+    assert "by the checks that use it" not in mutants.kill_matrix_html(NAME, recorded)
+    record = json.loads(path.read_text(encoding="utf-8")) | {"quick": True}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert "by the checks that use it" in mutants.kill_matrix(NAME, recorded)[0].caption
+
+
 def test_the_kill_matrix_is_an_accessible_table(recorded):
     html = mutants.kill_matrix_html(NAME, recorded)
     assert html.count("<table>") == html.count("<caption>") == 3

@@ -352,7 +352,9 @@ def kill_matrix(name: str, course: Path | None = None) -> list[Table]:
     """The recorded kill matrix as tables: the graded cells, then for each answer who fails which of them."""
     record = json.loads(record_path(name, course).read_text(encoding="utf-8"))
     cells = [(c["name"], c["role"], f"{c['points']:g}", c["kills"]) for c in record["cells"]]
-    tables = [Table(f"{name}: graded cells", ("Cell", "Role", "Points", "Wrong answers it catches"), cells)]
+    note = " (each answer was graded by the checks that use it)" if record.get("quick") else ""
+    columns = ("Cell", "Role", "Points", "Wrong answers it catches")
+    tables = [Table(f"{name}: graded cells{note}", columns, cells)]
     answers = dict.fromkeys(m["answer"] for m in record["mutants"] if m["kind"] == "wrong")
     return tables + [_answer_table(name, answer, record["mutants"]) for answer in answers]
 
