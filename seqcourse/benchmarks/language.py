@@ -514,7 +514,7 @@ BENCHMARK = Benchmark(
     about="Shakespeare by words and by characters: recurrent models, Transformer, n-grams (N03, C12).",
     cost={
         "smoke": "about 20 seconds on one core",
-        "laptop": "about 45 minutes on one core; 3 seeds",
+        "laptop": "about 80 minutes on one core; 3 seeds",
         "full": "hours on one GPU; 5 seeds, larger models",
     },
     run=run,
