@@ -73,7 +73,8 @@ def diebold_mariano(errors: Tensor, other_errors: Tensor) -> DieboldMariano:
     if deviation == 0:
         raise ValueError("the losses differ by the same amount at every step: there is nothing to test")
     statistic = (difference.mean() / deviation * math.sqrt(n) * math.sqrt((n - 1) / n)).item()
-    return DieboldMariano(statistic, 1 - t_coverage(abs(statistic), n - 1))
+    p_value = max(0.0, 1 - t_coverage(abs(statistic), n - 1))  # rounding may give a coverage above 1
+    return DieboldMariano(statistic, p_value)
 
 
 class EntityScore(NamedTuple):

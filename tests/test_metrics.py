@@ -84,6 +84,12 @@ def test_diebold_mariano_is_a_t_test_of_the_loss_difference():
     assert diebold_mariano(errors, 10 * errors).p_value < 1e-4 < 0.01 < found.p_value
 
 
+def test_diebold_mariano_never_has_a_negative_p_value():
+    errors, others = torch.randn(2, 260, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for n in range(200, 260):  # at each n the coverage near 1 is rounded in its own way
+        assert 0 <= diebold_mariano(errors[:n] + 250, others[:n]).p_value < 1e-9
+
+
 def test_diebold_mariano_names_what_does_not_fit():
     with pytest.raises(ValueError, match=r"the same steps.*\(3,\), \(4,\)"):
         diebold_mariano(torch.zeros(3), torch.zeros(4))
