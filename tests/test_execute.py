@@ -25,6 +25,7 @@ from grading_fixtures import (
 from nbgrader.utils import determine_grade, is_grade
 
 import seqcourse.grading.sandbox as sandbox_module
+from seqcourse.grading import runner
 from seqcourse.grading.canaries import canary
 from seqcourse.grading.execute import execute
 from seqcourse.grading.limits import Limits
@@ -42,6 +43,17 @@ def test_right_answers_get_everything():
     done = mark()
     assert (done.status, done.notes, reasons(done)) == ("graded", [], PASSED)
     assert done.sandbox == BUBBLEWRAP
+
+
+def test_the_scratch_is_emptied_around_what_is_mounted_there(tmp_path):
+    """A checkout below /tmp is at its own place in the sandbox's /tmp: it stays, all else goes."""
+    package, beside = tmp_path / "course" / ".venv", tmp_path / "course" / "left"
+    for folder in (package, beside, tmp_path / "locked" / "deep"):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("x")
+    (tmp_path / "locked").chmod(0)
+    runner.empty(str(tmp_path), frozenset({str(package)}))
+    assert [path.name for path in tmp_path.rglob("*")] == ["course", ".venv", "file"]
 
 
 def test_the_release_as_it_is_gets_nothing():

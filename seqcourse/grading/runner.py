@@ -211,16 +211,26 @@ def left_files() -> list[str]:
     complaints = []
     for folder in WRITABLE:
         try:
-            empty(folder)
+            empty(folder, mounts())
         except (OSError, RecursionError) as error:
             complaints.append(f"{folder}: {error}")
     return complaints
 
 
-def empty(folder: str) -> None:
-    """Remove all that is in a folder, also where its permissions were taken away."""
+def mounts() -> frozenset[str]:
+    """Where something is mounted; a checkout below /tmp is shown read-only at its own place in the scratch."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return frozenset(line.split()[1].replace("\\040", " ") for line in lines)
+
+
+def empty(folder: str, mounted: frozenset[str] = frozenset()) -> None:
+    """Remove all that is in a folder, also where its permissions were taken away; not what is mounted there."""
     for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
+        if entry.path in mounted:
+            continue
+        if any(place.startswith(f"{entry.path}/") for place in mounted):
+            empty(entry.path, mounted)
+        elif entry.is_dir(follow_symlinks=False):
             os.chmod(entry.path, 0o700)
             empty(entry.path)
             os.rmdir(entry.path)
