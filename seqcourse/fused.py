@@ -91,8 +91,11 @@ def _kernels_for(x: Tensor) -> Iterator[None]:
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     is_half = x.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
+    if not is_half:
+        yield
+        return
     enabled = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = enabled and not is_half
+    torch.backends.mkldnn.enabled = False
     try:
         yield
     finally:
