@@ -26,6 +26,7 @@ def test_every_claim_of_the_course_has_one_row_in_order():
     wanted = [f"{kind}{number:02}" for kind, last in LAST.items() for number in range(1, last + 1)]
     assert [name for name in ids if name[0] in LAST] == wanted
     assert set(ids) == set(claims.CLAIMS) | set(WITHOUT_RULE)
+    assert not set(claims.CLAIMS) & set(WITHOUT_RULE), "a claim with a rule stands in one place only"
     assert len(ids) == len(set(ids))
 
 
