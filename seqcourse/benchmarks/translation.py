@@ -281,11 +281,11 @@ def _recipe(plan: Plan, model: str) -> Recipe:
 def _records(
     direction: str, seeds: int, plan: Plan, finished: FinishedWork, text: ParallelText, device: str
 ) -> list[Record]:
-    records = []
-    for recipe in plan.trained(direction):
+    records, trained = [], plan.trained(direction)
+    for recipe in trained:
+        other = next((each.model for each in trained if each.model == COMPARED.get(recipe.model)), None)
         results = _results(direction, recipe.model, seeds, finished)
-        others = _results(direction, COMPARED.get(recipe.model), seeds, finished)
-        other = COMPARED[recipe.model] if others else None
+        others = _results(direction, other, seeds, finished)
         speeds = finished[f"{direction} speed"][recipe.model]
         common = {"direction": direction, "model": recipe.model, **stated(plan), "device": device}
         common |= {
@@ -315,8 +315,7 @@ def _records(
 
 
 def _results(direction: str, model: str | None, seeds: int, finished: FinishedWork) -> list[dict[str, Any]]:
-    keys = [Piece(direction, model, seed).key for seed in range(seeds)] if model else []
-    return [finished[key] for key in keys if key in finished]
+    return [] if model is None else [finished[Piece(direction, model, seed).key] for seed in range(seeds)]
 
 
 @dataclass(frozen=True)
