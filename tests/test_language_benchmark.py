@@ -25,6 +25,7 @@ from seqcourse.benchmarks.language import (
     nats_in_windows,
     run_plan,
     same_setting,
+    set_aside,
     surprise,
     word_corpus,
 )
@@ -56,6 +57,20 @@ def model_of(name: str) -> NextTokenModel:
 
 
 # --- what is read ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("corpus_of", [word_corpus, character_corpus])
+def test_settings_are_compared_on_texts_that_are_neither_learned_nor_the_test(corpus_of):
+    corpus = corpus_of(PLAN)
+    aside = set_aside(corpus)
+    assert aside.test is corpus.choices
+    learned = torch.cat(aside.train)
+    assert len(learned) + (len(corpus.choices[0]) if corpus.level == "characters" else 0) == sum(
+        map(len, corpus.train)
+    )
+    windows = {tuple(window.tolist()) for window in learned.unfold(0, 40, 1)}
+    unseen = [w for text in aside.test for w in text.unfold(0, 40, 20) if tuple(w.tolist()) not in windows]
+    assert len(unseen) > 0.9 * sum(len(text.unfold(0, 40, 20)) for text in aside.test)
 
 
 def test_whole_works_are_held_out_and_the_vocabulary_is_that_of_training():

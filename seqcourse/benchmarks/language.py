@@ -148,6 +148,14 @@ def character_corpus(plan: Plan) -> Corpus:
     )
 
 
+def set_aside(corpus: Corpus) -> Corpus:
+    """For comparing settings: the texts for choices in the test's place, and none of them learned from."""
+    train = corpus.train
+    if corpus.level == "characters":  # there they are the end of the training text
+        train = [train[0][: -len(corpus.choices[0])]]
+    return replace(corpus, train=train, test=corpus.choices)
+
+
 def _ids(tokeniser: Tokeniser, text: str, plan: Plan, end: bool = False) -> Tensor:
     return torch.tensor(tokeniser.encode(text, begin=True, end=end)[: plan.most_tokens])
 
