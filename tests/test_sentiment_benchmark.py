@@ -145,6 +145,16 @@ def test_words_are_dropped_in_training_only():
     assert not (embedding.eval()(tokens) == embedding.words.weight[UNKNOWN]).all(dim=2).any()
 
 
+def test_a_feature_is_dropped_for_a_whole_review_and_in_training_only():
+    embedding = PairEmbedding(10, 400, torch.tensor([45]), 0.0, dropout=0.5)
+    tokens = torch.tensor([[4, 5, 6], [4, 5, 6]])
+    torch.manual_seed(0)
+    dropped = embedding(tokens) == 0  # (B, T, D)
+    assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
+    assert 140 < dropped[0, 0].sum() < 260 and not torch.equal(dropped[0], dropped[1])
+    assert not (embedding.eval()(tokens) == 0).any()
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_reads_pairs_and_ignores_padding(name):
     recipe = replace(PLANS["smoke"].recipes[name], dropout=0.0)
@@ -200,6 +210,7 @@ def test_pieces_hold_each_run_once_and_only_what_the_data_allow():
     count = lambda **wanted: sum(all(getattr(p, k) == v for k, v in wanted.items()) for p in chosen)  # noqa: E731
     assert count(model="LSTM", change="") == 20
     assert count(model="bag of words", size=25_000) == 1 and count(model="bag of words", size=250) == 5
+    assert count(model="GRU", size=25_000) == 5 and count(model="GRU", size=250) == 0  # no curve
     assert {piece.size for piece in chosen if piece.change} == {20_000}
     assert {piece.size for piece in sentiment.pieces(plan, 2_000, 1) if not piece.change} == {250, 1_000}
 
@@ -230,7 +241,7 @@ def test_an_interrupted_run_resumes_and_measures_everything_once(tmp_path, monke
     assert all(r.n == 2 and r.generated and min(r.values) >= 0 for r in curves)
     assert len(records.find(found, metric="test accuracy on new texts")) == len(curves)
     ablation = records.find(found, metric="development accuracy")
-    assert {r.protocol["change"] for r in ablation} == {"as it is", "mean over time"}
+    assert {r.protocol["change"] for r in ablation} == {"as it is", "maximum over time"}
     assert all(not r.claims and "set aside" in r.protocol["measured on"] for r in ablation)
     (time,) = records.find(found, metric="time of a training step, LSTM over RNN")
     assert time.n == 3 and min(time.values) > 0

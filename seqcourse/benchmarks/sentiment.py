@@ -67,7 +67,7 @@ class Recipe:
         embedding_size: features per word.
         hidden_size: H of a recurrent layer.
         pooling: what stands for the whole review.
-        dropout: of embeddings and pooled features.
+        dropout: of embeddings, whole features of a review, and of pooled features.
         word_dropout: share of words that become unknown, in training only.
         label_smoothing: as in ``torch.nn.functional.cross_entropy``.
         epochs: passes over the reviews; more where that would be fewer than ``min_steps``.
@@ -85,7 +85,7 @@ class Recipe:
     beginning: int = 100
     embedding_size: int = 128
     hidden_size: int = 128
-    pooling: str = "max"
+    pooling: str = "mean"
     dropout: float = 0.5
     word_dropout: float = 0.1
     label_smoothing: float = 0.0
@@ -104,6 +104,7 @@ class Plan:
     Args:
         seeds: how many runs of each; a seed decides which reviews, the start and the order.
         sizes: numbers of training reviews.
+        curves: networks that learn from each of them; the others from the largest only.
         recipes: one per network.
         changes: what the ablation changes, by network: name -> entries of the recipe.
         ablation_seeds: how many runs of each change.
@@ -117,6 +118,7 @@ class Plan:
     recipes: dict[str, Recipe]
     changes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     ablation_seeds: int = 1
+    curves: tuple[str, ...] = NETWORKS
     tested: int | None = None
     rounds: int = 10
     generated: bool | None = None
@@ -132,18 +134,19 @@ def recipes_for(base: Recipe, **others: dict[str, Any]) -> dict[str, Recipe]:
 CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "LSTM": {
         "as it is": {},
-        "mean over time": {"pooling": "mean"},
+        "maximum over time": {"pooling": "max"},
         "last state": {"pooling": "last"},
         "attention over time": {"pooling": "attention"},
         "no vectors for pairs": {"pairs": 0},
         "no dropout": {"dropout": 0.0, "word_dropout": 0.0},
-        "the first 300 words": {"length": 300, "beginning": 300},
+        "the first 200 words": {"length": 200, "beginning": 200},
         "the last 100 words": {"length": 100, "beginning": 0},
+        "400 words": {"length": 400, "beginning": 100},
         "vocabulary of 5,000": {"vocabulary_size": 5_000},
     },
     "RNN": {
         "as it is": {},
-        "mean over time": {"pooling": "mean"},
+        "maximum over time": {"pooling": "max"},
         "last state": {"pooling": "last"},
         "no vectors for pairs": {"pairs": 0},
     },
@@ -154,7 +157,7 @@ PLANS = {
         2,
         (60, 120),
         recipes_for(_TINY),
-        {"LSTM": {"as it is": {}, "mean over time": {"pooling": "mean"}}},
+        {"LSTM": {"as it is": {}, "maximum over time": {"pooling": "max"}}},
         tested=60,
         rounds=3,
         generated=True,
@@ -162,8 +165,13 @@ PLANS = {
     "laptop": Plan(
         5,
         (250, 1_000, 5_000, 25_000),
-        recipes_for(Recipe(embedding_size=64, hidden_size=64, length=300)),
+        recipes_for(
+            Recipe(embedding_size=64, hidden_size=64, length=200, beginning=50, epochs=2, learning_rate=5e-3),
+            RNN={"learning_rate": 4e-3},
+            Transformer={"learning_rate": 3e-3},
+        ),
         CHANGES,
+        curves=("RNN", "LSTM", "Transformer"),
     ),
     "full": Plan(
         5,
@@ -290,11 +298,16 @@ class PairEmbedding(nn.Module):
         size: D.
         pairs: numbers as of :func:`frequent_pairs`, (P,); may be empty.
         word_dropout: share of words that become unknown in training.
+        dropout: share of a review's features that are zero in training, each for all its words: one random
+            number a feature is much less work than one for each word of it (Gal & Ghahramani, 2016).
     """
 
-    def __init__(self, vocabulary_size: int, size: int, pairs: Tensor, word_dropout: float) -> None:
+    def __init__(
+        self, vocabulary_size: int, size: int, pairs: Tensor, word_dropout: float, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.vocabulary_size, self.word_dropout = vocabulary_size, word_dropout
+        self.dropout = nn.Dropout1d(dropout)
         self.words = nn.Embedding(vocabulary_size, size, padding_idx=PAD)
         self.pairs = nn.Embedding(len(pairs) + 1, size, padding_idx=0)  # 0 for all other pairs
         self.register_buffer("numbers", pairs)
@@ -308,7 +321,9 @@ class PairEmbedding(nn.Module):
             dropped = torch.rand(tokens.shape, device=tokens.device) < self.word_dropout
             tokens = tokens.masked_fill(dropped & (tokens != PAD), UNKNOWN)
         embedded = self.words(tokens)  # (B, T) -> (B, T, D)
-        return embedded + self.pairs(self.pair_ids(tokens)) if len(self.numbers) else embedded
+        if len(self.numbers):
+            embedded = embedded + self.pairs(self.pair_ids(tokens))
+        return self.dropout(embedded.mT).mT  # drops whole rows of (B, D, T)
 
     def pair_ids(self, tokens: Tensor) -> Tensor:
         """Where each word's pair with the one before stands in the list, from 1; 0 if it is not there."""
@@ -322,7 +337,7 @@ def make_network(name: str, recipe: Recipe, V: int, pairs: Tensor, seed: int) ->
     """A fresh classifier by its name in ``NETWORKS``; torch's own generator stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        embedding = PairEmbedding(V, recipe.embedding_size, pairs, recipe.word_dropout)
+        embedding = PairEmbedding(V, recipe.embedding_size, pairs, recipe.word_dropout, recipe.dropout)
         if name == "Transformer":
             return _transformer(recipe, V, embedding)
         layer, bidirectional = RECURRENT[name]
@@ -333,9 +348,8 @@ def make_network(name: str, recipe: Recipe, V: int, pairs: Tensor, seed: int) ->
             recurrent=layer,
             pooling=recipe.pooling,
             bidirectional=bidirectional,
-            dropout=recipe.dropout,
         )
-        model.embedding = embedding
+        model.embedding, model.head = embedding, nn.Sequential(nn.Dropout(recipe.dropout), model.head)
     return model
 
 
@@ -550,12 +564,14 @@ class Piece:
 def pieces(plan: Plan, available: int, seeds: int) -> list[Piece]:
     """All runs, seed after seed; with all reviews a floor has nothing left to chance, and runs once."""
     sizes = [size for size in plan.sizes if size <= available]
+
+    def is_wanted(seed: int, size: int, model: str) -> bool:
+        if model in FLOORS:
+            return size < available or seed == 0
+        return model in plan.curves or size == max(sizes)
+
     choices = product(range(seeds), sizes, (*FLOORS, *plan.recipes))
-    found = [
-        Piece(model, size, seed)
-        for seed, size, model in choices
-        if model not in FLOORS or size < available or seed == 0
-    ]
+    found = [Piece(model, size, seed) for seed, size, model in choices if is_wanted(seed, size, model)]
     size = min(max(sizes), available - development_size(available))
     for model, changes in plan.changes.items():
         found += [Piece(model, size, *choice) for choice in product(range(plan.ablation_seeds), changes)]
@@ -618,7 +634,11 @@ def run_plan(plan: Plan, seeds: int, device: str, resume: bool, path: Path) -> l
 
 def open_work(plan: Plan, reviews: Reviews, device: str, resume: bool, path: Path) -> FinishedWork:
     """The file of finished work; which seeds and sizes are run decides no result, so it may change."""
-    stated = {name: value for name, value in asdict(plan).items() if name not in ("seeds", "sizes", "rounds")}
+    stated = {
+        name: value
+        for name, value in asdict(plan).items()
+        if name not in ("seeds", "sizes", "curves", "rounds")
+    }
     stated = {**stated, "changes": None, "ablation_seeds": None}
     return FinishedWork(path, {"plan": stated, "device": device, "data": reviews.source.sha256}, resume)
 
