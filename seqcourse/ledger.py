@@ -34,14 +34,6 @@ WITHOUT_RULE: dict[str, tuple[str, str]] = {
     "C06": ("Words outside the vocabulary break recurrent pipelines.", "A"),
     "C08": ("RNNs are better on streams and where memory is small.", ""),
     "C10": ("Context from both sides helps tagging and classification.", ""),
-    "M05": ("Dropout between layers, layer normalisation, learning rate and hidden size matter.", "E"),
-    "A01": (
-        "Take an RNN below 20 steps, an LSTM for medium length, an LSTM or a Transformer for long.",
-        "D, E",
-    ),
-    "A02": ("Start with an RNN as the baseline, and change to more only if it pays.", "E"),
-    "A03": ("Clip gradients, scale inputs, and keep an RNN's sequences below 20 steps.", "E"),
-    "A04": ("Use batch normalisation in LSTMs.", "E"),
     "A05": ("Change to Transformers for long text, many tasks and big data.", "A"),
 }
 # Their figures come from data that nobody else has: they cannot be repeated, by anyone.
@@ -87,9 +79,7 @@ def ledger(folder: str | os.PathLike[str] | None = None) -> list[Entry]:
 
 def _judged(claim: Claim, files: Mapping[str, list[Record]]) -> Entry:
     evidence = tuple(
-        Evidence(name, speaking)
-        for name, records in files.items()
-        if (speaking := [record for record in records if claim.id in record.claims])
+        Evidence(name, speaking) for name, records in files.items() if (speaking := claim.evidence(records))
     )
     found = verdict(claim, [record for part in evidence for record in part.records])
     status, reason = found.status, f"{found.reason} {found.data_text}".strip()

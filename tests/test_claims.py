@@ -24,8 +24,9 @@ def test_the_ledger_has_the_rows_of_this_part_each_with_rule_and_source():
         {"N01", "N02", "N03", "N04", "N05", "N06", "N07", "N08", "N09"},
         {"C01", "C02", "C03", "C04", "C07", "C09", "C11", "C12", "C13"},
     )
-    mechanisms, systems = {"M01", "M02", "M03", "M04", "M06"}, {"S09", "S10", "S15"}
-    assert set(CLAIMS) == numbers | comparisons | mechanisms | systems
+    mechanisms, systems = {"M01", "M02", "M03", "M04", "M05", "M06"}, {"S09", "S10", "S15"}
+    advice = {"A01", "A02", "A03", "A04"}
+    assert set(CLAIMS) == numbers | comparisons | mechanisms | systems | advice
     for name, claim in CLAIMS.items():
         assert claim.id == name
         assert len(claim.text.split()) >= 6 and len(claim.rule_text.split()) >= 12 and claim.source
@@ -497,3 +498,212 @@ def test_c12_needs_both_networks_and_three_runs():
         for r in [*reset("RNN", 0.02), *reset("LSTM", 0.05)]
     ]
     assert status("C12", *short) == "not testable"
+
+
+# --- the ablation, and advice
+
+
+def ablated(claim, key, mean, against="base/as it is", runs=3, **recipe):
+    """Test accuracies around a mean, of a recipe that differs from another in one thing."""
+    group, change = key.split("/")
+    settings = {"norm": "layer", "place": "pooled", "batch_size": 27, "between": 0.0} | recipe
+    values = [mean + 0.001 * (run % 3 - 1) for run in range(runs)]
+    about = {"group": group, "change": change, "against": against}
+    return record(claim, "test accuracy", values, **about, **settings)
+
+
+def base(claim):
+    return ablated(claim, "base/as it is", 0.95, "")
+
+
+def matters(dropout=0.0, norm=0.0, rate=0.0, size=0.0, runs=3):
+    """An ablation for M05, in which four changes move the accuracy so far."""
+    stack = "two layers/nothing dropped between"
+    return [
+        base("M05"),
+        ablated("M05", stack, 0.95),
+        ablated("M05", "two layers/0.5 between", 0.95 + dropout, stack, runs, between=0.5),
+        ablated("M05", "normalisation/none", 0.95 + norm, runs=runs, norm="none"),
+        ablated("M05", "learning rate/times 3", 0.95 + rate, runs=runs),
+        ablated("M05", "learning rate/over 3", 0.95, runs=runs),
+        ablated("M05", "hidden size/times 2", 0.95 + size, runs=runs),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("moved", "expected"),
+    [
+        ({"dropout": 0.02, "norm": -0.02, "rate": -0.3, "size": 0.02}, "confirmed"),
+        ({"dropout": 0.005, "norm": -0.02, "rate": -0.3, "size": 0.02}, "qualified"),  # half a point
+        ({"rate": -0.3}, "qualified"),
+        ({}, "refuted"),
+        ({"dropout": 0.02, "norm": 0.02, "rate": 0.02, "size": 0.02, "runs": 2}, "refuted"),  # two runs
+    ],
+)
+def test_m05(moved, expected):
+    found = matters(**moved)
+    assert status("M05", *found) == expected
+    assert status("M05", *found[:-1]) == "not testable"
+    assert status("M05", *found[1:]) == "not testable"  # nothing to compare the learning rate with
+
+
+def test_m05_says_how_far_each_change_moves():
+    reason = verdict("M05", matters(rate=-0.3)).reason
+    assert "learning rate matters (times 3 -30.0, over 3 +0.0)" in reason
+    assert "layer normalisation does not (of pooled +0.0)" in reason
+
+
+def recalled(model, solved, delays=(10, 20, 50, 100, 200), runs=3):
+    """Accuracy on delayed recall, solved up to a delay."""
+    return [
+        record(
+            "N08",
+            "accuracy",
+            [1.0 if delay <= solved else 0.2] * runs,
+            model=model,
+            task="delayed recall",
+            delay=delay,
+        )
+        for delay in delays
+    ]
+
+
+def relative(what, lstm, gru=3.0):
+    metric = f"{what} relative to an RNN"
+    return [record("C03", metric, [value], model=m) for m, value in (("LSTM", lstm), ("GRU", gru))]
+
+
+@pytest.mark.parametrize(
+    ("rnn", "lstm", "lstm_time", "expected"),
+    [
+        (10, 200, 2.0, "confirmed"),
+        (50, 200, 2.0, "qualified"),  # an RNN does for medium length
+        (10, 20, 2.0, "qualified"),
+        (10, 200, 0.9, "qualified"),  # an LSTM is cheaper where both recall
+        (5, 5, 2.0, "refuted"),
+        (200, 200, 4.0, "qualified"),
+        (5, 10, 2.0, "refuted"),
+    ],
+)
+def test_a01(rnn, lstm, lstm_time, expected):
+    found = recalled("RNN (tanh)", rnn) + recalled("LSTM (chrono)", lstm)
+    assert status("A01", *found, *relative("time", lstm_time)) == expected
+
+
+def test_a01_takes_the_cheapest_of_all_layers_from_their_best_start():
+    found = [*recalled("RNN (tanh)", 10), *recalled("LSTM", 20), *recalled("LSTM (chrono)", 200)]
+    assert status("A01", *found, *relative("time", 2.0)) == "confirmed"
+    result = verdict("A01", [*found, *recalled("GRU", 50), *relative("time", 2.0, gru=1.5)])
+    assert result.status == "qualified" and "50 GRU, 100 LSTM (chrono)" in result.reason
+
+
+def test_a01_needs_all_stretches_the_cost_and_three_runs():
+    found = recalled("RNN (tanh)", 10) + recalled("LSTM", 200)
+    assert status("A01", *found) == "not testable"
+    assert status("A01", *relative("time", 2.0)) == "not testable"
+    early = [r for r in found if r.protocol["delay"] < 100]
+    assert status("A01", *early, *relative("time", 2.0)) == "not testable"
+    two = recalled("RNN (tanh)", 10, runs=2) + recalled("LSTM", 200, runs=2)
+    assert status("A01", *two, *relative("time", 2.0)) == "not testable"
+
+
+@pytest.mark.parametrize(
+    ("rnn_solves", "lstm_memory", "expected"),
+    [
+        (200, 8.0, "confirmed"),
+        (50, 8.0, "confirmed"),  # enough at three delays of five
+        (20, 8.0, "qualified"),
+        (200, 0.9, "qualified"),
+        (20, 0.9, "refuted"),
+    ],
+)
+def test_a02(rnn_solves, lstm_memory, expected):
+    found = recalled("RNN (tanh)", rnn_solves) + recalled("LSTM", 200)
+    cost = relative("time", 2.0) + relative("memory", lstm_memory)
+    assert status("A02", *found, *cost) == expected
+    assert status("A02", *found, *cost[:2]) == status("A02", *cost) == "not testable"
+
+
+def test_a02_knows_that_an_error_should_be_small():
+    metric = "quality: mean squared error on adding"
+    rnn, lstm = (
+        record("C03", metric, values, model=model)
+        for model, values in (("RNN", (0.16, 0.17)), ("LSTM", (0.01, 0.02)))
+    )
+    cost = relative("time", 2.0) + relative("memory", 8.0)
+    result = verdict("A02", [rnn, lstm, *cost])
+    assert result.status == "qualified" and "the change pays: mean squared error on adding" in result.reason
+
+
+def advised(clip=0.0, scale=0.0, cut=0.0, spikes=(20, 0), rnn_solves=10):
+    """Records for A03: what is gained by following each piece of advice, by how much."""
+    whole = "length/RNN whole"
+    return [
+        base("A03"),
+        ablated("A03", "clipping/no limit", 0.95 - clip),
+        ablated("A03", "inputs/as they come", 0.95 - scale),
+        ablated("A03", "inputs/times 10", 0.95 - scale),
+        ablated("A03", whole, 0.9),
+        ablated("A03", "length/RNN cut", 0.9 + cut, whole),
+        *(
+            record("M02", "loss spikes", [mean, mean + 1, mean + 2], clipped=clipped)
+            for clipped, mean in zip((False, True), spikes, strict=True)
+        ),
+        *recalled("RNN (tanh)", rnn_solves),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gained", "expected"),
+    [
+        ({"clip": 0.02, "scale": 0.02, "cut": 0.02}, "confirmed"),
+        ({"clip": 0.02, "scale": 0.02, "cut": 0.0}, "qualified"),
+        ({"clip": 0.02, "scale": 0.02, "cut": 0.02, "rnn_solves": 100}, "qualified"),
+        ({"clip": 0.02, "scale": 0.02, "cut": 0.02, "spikes": (0, 20)}, "qualified"),
+        ({"spikes": (0, 20), "rnn_solves": 5, "cut": -0.1}, "refuted"),
+    ],
+)
+def test_a03(gained, expected):
+    found = advised(**gained)
+    assert status("A03", *found) == expected
+    without_spikes = [r for r in found if r.metric != "loss spikes"]
+    without_recall = [r for r in found if r.metric != "accuracy"]
+    assert status("A03", *without_spikes) == status("A03", *without_recall) == "not testable"
+    assert status("A03", *found[6:]) == "not testable"
+
+
+def test_a03_is_judged_for_all_plain_rnns_and_no_other_layer():
+    found = advised(clip=0.02, scale=0.02, cut=0.02)
+    assert status("A03", *found, *recalled("LSTM", 200)) == "confirmed"
+    assert status("A03", *found, *recalled("RNN (ReLU, identity)", 100)) == "qualified"
+
+
+def normalised(batch, layer, none=0.9, place="pooled", size=27):
+    means = {"batch": batch, "layer": layer, "none": none}
+    return [
+        ablated("A04", f"{place} {size}/{norm}", mean, norm=norm, place=place, batch_size=size)
+        for norm, mean in means.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pooled", "small", "expected"),
+    [
+        ((0.95, 0.95), (0.95, 0.94), "confirmed"),
+        ((0.95, 0.95), (0.90, 0.94), "qualified"),
+        ((0.95, 0.97), (0.95, 0.94), "qualified"),  # behind layer normalisation
+        ((0.905, 0.90), (0.90, 0.90), "refuted"),  # helps nowhere
+        ((0.95, 0.97), (0.95, 0.98), "refuted"),  # behind everywhere
+    ],
+)
+def test_a04(pooled, small, expected):
+    found = normalised(*pooled) + normalised(*small, size=3)
+    assert status("A04", *found) == expected
+    without = [r for r in found if r.protocol["norm"] != "none"]
+    assert status("A04", *without) == "not testable"
+
+
+def test_a_claim_rests_on_the_records_of_others():
+    theirs = recalled("RNN (tanh)", 10)
+    assert CLAIMS["A01"].evidence(theirs) == theirs and CLAIMS["N08"].evidence(theirs) == theirs
+    assert CLAIMS["M05"].evidence(theirs) == []
