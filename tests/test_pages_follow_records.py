@@ -105,6 +105,19 @@ def test_a_chapter_shows_the_verdict_of_the_records_as_they_are(copied, monkeypa
     assert "0.875" in after and "0.875" not in before
 
 
+FOLLOWED = [("work/forecasting", "N04", "forecasting-laptop.json", "LSTM")]
+
+
+@pytest.mark.parametrize(("page", "claim", "file", "model"), FOLLOWED)
+def test_the_verdict_of_a_benchmark_moves_with_its_record(page, claim, file, model, tmp_path, monkeypatch):
+    shutil.copy(RECORDS / file, tmp_path)
+    before = shown_verdict(page, claim, tmp_path, monkeypatch)
+    assert change(tmp_path / file, 0.001, model=model) > 0
+    after = shown_verdict(page, claim, tmp_path, monkeypatch)
+    assert before.startswith(f"{claim}: ") and "not testable" not in before
+    assert after != before
+
+
 def test_outputs_in_the_cache_do_not_outlive_a_record(tmp_path, copied, monkeypatch):
     """Executed pages are cached by their cells alone; the key beside the cache knows the records, too."""
     (tmp_path / "book").mkdir()
