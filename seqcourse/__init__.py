@@ -14,6 +14,7 @@ _LAZY = {
     "RNNCell": "cells",
     "LSTMCell": "cells",
     "GRUCell": "cells",
+    "MinGRUCell": "cells",
     "ConvLSTMCell": "cells",
     "Recurrent": "recurrent",
     "RNN": "recurrent",

@@ -44,6 +44,13 @@ class GRUGates(NamedTuple):
     candidate: Tensor
 
 
+class MinGRUGates(NamedTuple):
+    """The two parts of a minGRU step, each ``(B, H)``."""
+
+    update_gate: Tensor
+    candidate: Tensor
+
+
 class Cell(nn.Module):
     """The contract of one time step: what :class:`~seqcourse.recurrent.Recurrent` needs to drive a cell.
 
@@ -325,6 +332,72 @@ class GRUCell(VectorCell):
         _, update_gate, candidate = self.gates(projected_t, state)
         hidden_state = update_gate * state + (1 - update_gate) * candidate
         return hidden_state, hidden_state
+
+
+class MinGRUCell(Cell):
+    """A GRU whose gate and candidate see the input alone: ``h = z * h + (1 - z) * candidate``.
+
+    Without the state inside the gates the recurrence is linear in the state, so that it could be run in parallel
+    over time. Feng et al. (2024), Were RNNs All We Needed?, section 3.1. As in :class:`GRUCell` an update gate
+    of 1 copies the old state; the paper writes it the other way round.
+
+    Shapes:
+        weight_ih ``(2*H, D)``, bias_ih ``(2*H,)``: first the update gate, then the candidate.
+
+    Args:
+        input_size: D.
+        hidden_size: H.
+        bias: without it, ``bias_ih`` is ``None``.
+        device: where the parameters live.
+        dtype: of the parameters.
+
+    Raises:
+        ValueError: if a size is smaller than one.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, device=None, dtype=None) -> None:
+        super().__init__()
+        if input_size < 1 or hidden_size < 1:
+            raise ValueError(f"expected sizes of at least 1, got {input_size=} and {hidden_size=}")
+        self.input_size, self.hidden_size = input_size, hidden_size
+        like = {"device": device, "dtype": dtype}
+        self.weight_ih = nn.Parameter(torch.empty(2 * hidden_size, input_size, **like))
+        self.bias_ih = nn.Parameter(torch.empty(2 * hidden_size, **like)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter from U(-1/sqrt(D), 1/sqrt(D)), as ``torch.nn.Linear`` does."""
+        bound = 1 / math.sqrt(self.input_size)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def initial_state(self, batch: int | Tensor) -> Tensor:
+        """Return zeros ``(B, H)`` for a batch size or an input."""
+        batch_size = batch if isinstance(batch, int) else batch.shape[0]
+        return self.weight_ih.new_zeros(batch_size, self.hidden_size)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Compute all of a step but the mixing, for one step or for all at once.
+
+        Shapes:
+            x ``(B, D)`` or ``(B, T, D)``; result ``(B, 2H)`` or ``(B, T, 2H)``.
+        """
+        return F.linear(x, self.weight_ih, self.bias_ih)
+
+    def gates(self, projected_t: Tensor, state: Tensor) -> MinGRUGates:
+        """Return the update gate in (0, 1) and the candidate; the state has no say."""
+        z, candidate = projected_t.chunk(2, dim=1)  # (B, H) each
+        return MinGRUGates(z.sigmoid(), candidate)
+
+    def step(self, projected_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix the old state and the candidate."""
+        update_gate, candidate = self.gates(projected_t, state)
+        hidden_state = update_gate * state + (1 - update_gate) * candidate
+        return hidden_state, hidden_state
+
+    def extra_repr(self) -> str:
+        """Describe the cell in the way ``torch.nn`` does."""
+        return f"{self.input_size}, {self.hidden_size}, bias={self.bias_ih is not None}"
 
 
 class ConvLSTMCell(Cell):

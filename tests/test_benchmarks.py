@@ -115,7 +115,7 @@ def test_a_line_cut_by_a_crash_is_measured_again(tmp_path):
 
 # ------------------------------------------------------------------------------------------------- horizon
 
-TINY = horizon.Plan(("delayed recall",), (2, 3), 1, Budget(steps=4, check_every=2, test_size=16), 5, 1)
+TINY = horizon.Plan(("delayed recall",), (2, 3), 1, Budget(steps=4, check_every=2, test_size=16), 8, 1)
 
 
 def test_an_interrupted_run_resumes_and_repeats_nothing(tmp_path, monkeypatch):
@@ -145,7 +145,7 @@ def test_an_interrupted_run_resumes_and_repeats_nothing(tmp_path, monkeypatch):
 def test_worker_processes_give_the_same_results(tmp_path):
     one, two = (
         horizon.run_plan(
-            horizon.Plan(TINY.tasks, (2,), 1, TINY.budget, 5, workers),
+            horizon.Plan(TINY.tasks, (2,), 1, TINY.budget, 8, workers),
             1,
             "cpu",
             False,
@@ -185,6 +185,18 @@ def alive(process_id: int) -> bool:
     return True
 
 
+@pytest.mark.parametrize("model", horizon.MODELS)
+def test_no_model_of_the_horizon_looks_ahead(model):
+    torch.manual_seed(0)
+    reader = horizon.make_reader(model, 3, 8, delay=5).double()
+    x = torch.randn(2, 9, 3, dtype=torch.float64)
+    changed = x.clone()
+    changed[:, 6:] += 1
+    before, after = reader(x)[0], reader(changed)[0]
+    torch.testing.assert_close(before[:, :6], after[:, :6], atol=1e-12, rtol=0)
+    assert before.shape == (2, 9, reader.output_size) and not torch.allclose(before[:, 6:], after[:, 6:])
+
+
 def test_horizon_records_speak_to_the_claims(tmp_path):
     found = horizon.run_plan(TINY, 2, "cpu", False, tmp_path / "x.jsonl")
     horizons = records.find(found, metric="memory horizon")
@@ -219,7 +231,7 @@ def test_the_next_learning_rate_is_tried_until_one_solves(monkeypatch, task, sco
     assert result["learning_rate"] == rates[scores.index(kept)]
 
 
-@pytest.mark.parametrize("model", horizon.MODELS)
+@pytest.mark.parametrize("model", [m for m in horizon.MODELS if m not in ("minGRU", "Transformer")])
 def test_models_start_as_their_name_says(model):
     torch.manual_seed(0)
     H = 400

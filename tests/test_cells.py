@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from seqcourse.cells import GRUCell, LSTMCell, RNNCell, as_tuple
+from seqcourse.cells import GRUCell, LSTMCell, MinGRUCell, RNNCell, as_tuple
 from seqcourse.recurrent import Recurrent
 
 B, T, D, H = 3, 7, 5, 4
@@ -133,6 +133,44 @@ def test_projecting_a_sequence_equals_projecting_its_steps(kind):
     x = randn(B, T, D)
     for t in range(T):
         torch.testing.assert_close(cell.project(x)[:, t], cell.project(x[:, t]), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("with_state", [True, False])
+def test_min_gru_equals_its_sum_over_all_steps(with_state, bias):
+    """The recurrence is linear in the state: h_t is a sum over what came in, each times the gates since."""
+    cell = MinGRUCell(D, H, bias, dtype=torch.float64)
+    x = randn(B, T, D)
+    state = randn(1, B, H) if with_state else None
+    lengths = torch.tensor([7, 2, 5])
+    output, final = Recurrent(cell)(x, state, lengths)
+
+    z = torch.sigmoid(x @ cell.weight_ih[:H].t() + (cell.bias_ih[:H] if bias else 0))  # (B, T, H)
+    candidate = x @ cell.weight_ih[H:].t() + (cell.bias_ih[H:] if bias else 0)
+    wanted = []
+    for t in range(T):
+        since = [z[:, s + 1 : t + 1].prod(dim=1) for s in range(t + 1)]
+        h = sum((1 - z[:, s]) * candidate[:, s] * since[s] for s in range(t + 1))
+        wanted.append(h + (z[:, : t + 1].prod(dim=1) * state[0] if with_state else 0))
+    wanted = torch.stack(wanted, dim=1) * (torch.arange(T) < lengths[:, None])[:, :, None]
+    torch.testing.assert_close(output, wanted, atol=1e-12, rtol=0)
+    torch.testing.assert_close(final[0], wanted[torch.arange(B), lengths - 1], atol=1e-12, rtol=0)
+
+    leaves = [x, *cell.parameters(), *([state] if with_state else [])]
+    weight = torch.randn(B, T, H, dtype=torch.float64)
+    ours, theirs = (
+        torch.autograd.grad((h * weight).sum(), leaves, retain_graph=True) for h in (output, wanted)
+    )
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-10, rtol=0)
+
+
+def test_min_gru_starts_like_a_linear_layer_and_refuses_empty_sizes():
+    cell = MinGRUCell(100, 50)
+    assert 0.095 < cell.weight_ih.abs().max() <= 0.1 and cell.weight_ih.shape == (100, 100)
+    assert MinGRUCell(D, H, device="meta").initial_state(B).shape == (B, H)
+    with pytest.raises(ValueError, match="hidden_size=0"):
+        MinGRUCell(D, 0)
 
 
 def test_forget_bias_is_the_sum_of_both_biases():

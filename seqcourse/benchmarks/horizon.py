@@ -1,4 +1,4 @@
-"""Memory horizon: how far back RNN, LSTM and GRU learn to remember, by initialisation (claims N05, N06, N08).
+"""Memory horizon: how far back each kind of model learns to remember, by initialisation (claims N05, N06, N08).
 
 Every model gets the same training budget on each task and delay; the horizon is the longest delay it solves.
 No single learning rate suits all models, so each may try the same few: a run that is not solved is repeated
@@ -19,15 +19,18 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from seqcourse.attention import RotaryPositions
 from seqcourse.benchmarks import Benchmark, FinishedWork, unfinished_path
+from seqcourse.cells import MinGRUCell
 from seqcourse.initialisation import chrono_init_, identity_init_
 from seqcourse.probes import TASKS, Budget, MemoryTask, SequenceModel, horizon_piece, horizon_records
 from seqcourse.records import Record
 from seqcourse.recurrent import GRU, LSTM, RNN, Recurrent
 from seqcourse.runtime import setup_cpu
+from seqcourse.transformer import Decoder
 
 CLAIMS = "N05 N06 N08"
 DELAYS = (5, 10, 20, 50, 100, 200)
@@ -39,6 +42,8 @@ MODELS = (
     "LSTM (chrono)",
     "GRU",
     "GRU (chrono)",
+    "minGRU",
+    "Transformer",
 )
 
 
@@ -78,33 +83,65 @@ class Piece:
 
 
 def make_recurrent(model: str, input_size: int, hidden_size: int, delay: int) -> Recurrent:
-    """A layer by its name in ``MODELS``.
+    """A recurrent layer by its name in ``MODELS``.
 
     Raises:
-        ValueError: no such name.
+        ValueError: no such name, or no recurrent layer.
     """
     kind, _, start = model.partition(" ")
     sizes = (input_size, hidden_size)
-    if model not in MODELS:
-        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {model!r}")
+    known = [name for name in MODELS if name != "Transformer"]
+    if model not in known:
+        raise ValueError(f"model must be one of {', '.join(known)}, got {model!r}")
     if start == "(ReLU, identity)":
         layer: Recurrent = RNN(*sizes, nonlinearity="relu")
         identity_init_(layer.cells[0])
     elif start.startswith("(forget bias"):
         layer = LSTM(*sizes, forget_bias=float(start.strip("()").split()[-1]))
     else:
-        layer = {"RNN": RNN, "LSTM": LSTM, "GRU": GRU}[kind](*sizes)
+        makers = {"RNN": RNN, "LSTM": LSTM, "GRU": GRU, "minGRU": lambda *s: Recurrent(MinGRUCell(*s))}
+        layer = makers[kind](*sizes)
     if start == "(chrono)":
         chrono_init_(layer.cells[0], max_time=max(delay, 3))  # log U(1, max_time - 1) needs room
     return layer
+
+
+class CausalTransformer(nn.Module):
+    """A Transformer in the place of a recurrent layer: every step looks at itself and at all before it.
+
+    Shapes:
+        x (B, T, input_size); returns (B, T, size) and no state.
+
+    Args:
+        input_size: features of the input.
+        size: D; it has four heads, whose features are turned by their position (rotary).
+        layers: number of blocks.
+    """
+
+    def __init__(self, input_size: int, size: int, layers: int = 2) -> None:
+        super().__init__()
+        self.output_size = size
+        self.embedding = nn.Linear(input_size, size)
+        self.decoder = Decoder(size, 4, layers, 2 * size, cross=False, dropout=0.0, rotary=RotaryPositions())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        """Read a sequence."""
+        return self.decoder(self.embedding(x)), None
+
+
+def make_reader(model: str, input_size: int, hidden_size: int, delay: int) -> Recurrent | CausalTransformer:
+    """What reads the sequence, by its name in ``MODELS``."""
+    if model == "Transformer":
+        return CausalTransformer(input_size, hidden_size)
+    return make_recurrent(model, input_size, hidden_size, delay)
 
 
 def measure(piece: Piece, plan: Plan, device: str) -> tuple[Piece, dict[str, Any]]:
     """Trains one piece; the result is plain values, so that it can cross processes and be stored."""
 
     def build(task: MemoryTask, delay: int) -> nn.Module:
-        recurrent = make_recurrent(piece.model, task.input_size, plan.hidden_size, delay)
-        return SequenceModel(recurrent, task.output_size).to(device)
+        reader = make_reader(piece.model, task.input_size, plan.hidden_size, delay)
+        return SequenceModel(reader, task.output_size).to(device)
 
     task, results = TASKS[piece.task], []
     for rate in plan.learning_rates:
@@ -191,10 +228,10 @@ def _records(task: str, model: str, pieces: list[Piece], finished: FinishedWork,
 
 BENCHMARK = Benchmark(
     name="horizon",
-    about="How many steps RNN, LSTM and GRU learn to remember, by initialisation (N05, N06, N08).",
+    about="How many steps RNN, LSTM, GRU, minGRU and Transformer learn to remember (N05, N06, N08).",
     cost={
         "smoke": "under 30 seconds on one core; shows that it runs, says nothing about memory",
-        "laptop": "20 to 40 minutes on two idle cores; delayed recall, 5 seeds, delays 5 to 200",
+        "laptop": "an estimated three hours on two cores; delayed recall, 5 seeds, delays 5 to 200",
         "full": "most of a day on two cores, hours on a GPU; three tasks, delays to 500, 5000 steps",
     },
     run=run,
