@@ -809,7 +809,7 @@ def judge_m05(records: list[Record]) -> Judgement:
             name: pair for name, pair in _changes(runs, "two layers").items() if pair[0].protocol["between"]
         },
         "layer normalisation": {
-            f"of {r.protocol['place']}": (r, bare)
+            r.protocol["place"]: (r, bare)
             for r in layer_norms
             if r.protocol["group"] in ("base", "normalisation")
         },
@@ -823,7 +823,7 @@ def judge_m05(records: list[Record]) -> Judgement:
         f"{part} {'matters' if matters[part] else 'does not'} ({_points_apart(pairs)})"
         for part, pairs in parts.items()
     )
-    return _graded(list(matters.values())), f"Points of test accuracy: {reason}."
+    return _graded(list(matters.values())), f"Points of test accuracy by change: {reason}."
 
 
 def _relative_times(records: list[Record]) -> dict[str, float]:
@@ -950,7 +950,7 @@ def judge_a04(records: list[Record]) -> Judgement:
     helps = [_better(found["batch"], bare[size]) for (_, size), found in settings.items()]
     behind = [_better(found["layer"], found["batch"]) for found in settings.values()]
     reason = "; ".join(
-        f"of {place}, batches of {size}: batch {found['batch'].mean:.1%}, layer {found['layer'].mean:.1%},"
+        f"{place}, batches of {size}: batch {found['batch'].mean:.1%}, layer {found['layer'].mean:.1%},"
         f" none {bare[size].mean:.1%}"
         for (place, size), found in settings.items()
     )

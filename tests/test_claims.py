@@ -550,7 +550,7 @@ def test_m05(moved, expected):
 def test_m05_says_how_far_each_change_moves():
     reason = verdict("M05", matters(rate=-0.3)).reason
     assert "learning rate matters (times 3 -30.0, over 3 +0.0)" in reason
-    assert "layer normalisation does not (of pooled +0.0)" in reason
+    assert "layer normalisation does not (pooled +0.0)" in reason
 
 
 def recalled(model, solved, delays=(10, 20, 50, 100, 200), runs=3):
