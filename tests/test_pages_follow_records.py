@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "book" / "records"
 ORDER = "order-laptop.json"
 # The marking of a page that shows both: the table of all records, and the verdicts.
-PAGE = "# Page\n\n```{records} records\n```\n\n```{claims-ledger} records\n```\n"
+PAGE = "# Page\n" + "".join(
+    f"\n```{{{name}}} records\n```\n" for name in ("records-origin", "records", "claims-ledger")
+)
 
 
 def change(path: Path, value: float, **wanted: str) -> int:
@@ -56,8 +58,9 @@ def build(folder: Path) -> str:
 def row_of(html: str, name: str) -> str:
     """The text of the table's row for a record."""
     rows = re.findall(r"<tr.*?</tr>", html, flags=re.S)
-    (row,) = [row for row in rows if f"<p>{name}</p>" in row]
-    return " ".join(re.sub(r"<[^>]+>", " ", row).split())
+    texts = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in rows]
+    (text,) = [text for text in texts if text.startswith(f"{name} ")]
+    return text
 
 
 def verdict_of(html: str, claim: str) -> str:
@@ -73,6 +76,17 @@ def test_table_and_verdict_follow_the_record(copied):
     assert "0.875" in row_of(after, name) and "0.875" not in row_of(before, name)
     assert verdict_of(after, "C09") == "refuted"
     assert verdict_of(after, "M06") == verdict_of(before, "M06")  # nothing else moved
+
+
+def test_the_origin_of_a_file_is_that_of_its_records(copied):
+    content = json.loads((copied / ORDER).read_text(encoding="utf-8"))
+    for number, record in enumerate(content["records"]):
+        record |= {"created": "2031-05-06T07:08:09+00:00", "duration_s": 3600.0 * (1 + number % 2)}
+        record["hardware"]["cpu"] = "Abacus 7"
+    (copied / ORDER).write_text(json.dumps(content), encoding="utf-8")
+    row = row_of(build(copied.parent), "seqcourse bench order --profile laptop")
+    assert str(len(content["records"])) in row and "Abacus 7" in row and "2031-05-06" in row
+    assert "3.0 hours" in row  # two runs, however many quantities each gave
 
 
 # --- the notebooks ----------------------------------------------------------------------------------------

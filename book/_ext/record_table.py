@@ -1,7 +1,8 @@
 """The directive `records`: a table of every record in a folder, read from the files when the book is built.
 
 Usage: ```{records} ../records``` with a path relative to the page, of a folder or of one file. Nothing in the
-table is typed by hand. The directive `kill-matrix` does the same for an exercise's wrong answers.
+table is typed by hand. The directive `records-origin` says with which command, machine and work each file was
+made, and `kill-matrix` shows what becomes of an exercise's wrong answers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sphinx.util.docutils import SphinxDirective
 if TYPE_CHECKING:
     from seqcourse.records import Record
 
+ORIGIN_COLUMNS = ("Command", "Records", "Machine", "Versions", "Work in it", "Made")
 COLUMNS = ("What", "Claim", "Quantity", "Mean (95 % interval)", "Runs", "Data", "Made with")
 
 
@@ -26,10 +28,39 @@ def mean_with_interval(record: Record) -> str:
     return f"{format_number(record.mean)} ({record.spread_text})"
 
 
-def made_with(record: Record) -> str:
+def machine(record: Record) -> str:
     hardware = record.hardware.get("gpu") or record.hardware.get("cpu") or "unknown hardware"
     threads = "1 thread" if record.threads == 1 else f"{record.threads} threads"
-    return f"{hardware}, {threads}; commit {record.commit[:12]}; {record.created[:10]}"
+    return f"{hardware}, {threads}"
+
+
+def made_with(record: Record) -> str:
+    return f"{machine(record)}; commit {record.commit[:12]}; {record.created[:10]}"
+
+
+def work(records: list[Record]) -> str:
+    """Time behind a file. Quantities of the same runs carry the same duration, which counts once."""
+    minutes = sum({record.duration_s for record in records}) / 60
+    return f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{max(minutes, 1):.0f} minutes"
+
+
+def origin(path: Path) -> list[str | nodes.Node]:
+    """A row of ``ORIGIN_COLUMNS`` for one file, which is named after benchmark and profile."""
+    from seqcourse import records
+
+    found = records.read(path)
+    benchmark, _, profile = path.stem.rpartition("-")
+    newest = max(found, key=lambda record: record.created)
+    versions = ", ".join(f"{name} {version}" for name, version in newest.versions.items())
+    command = f"seqcourse bench {benchmark} --profile {profile}"  # as code, or -- becomes a dash
+    return [
+        nodes.literal(command, command),
+        str(len(found)),
+        machine(newest),
+        versions,
+        work(found),
+        newest.created[:10],
+    ]
 
 
 def cells(record: Record) -> list[str]:
@@ -38,13 +69,16 @@ def cells(record: Record) -> list[str]:
     return [record.name, record.claim or "none", quantity, *figures, record.data_text, made_with(record)]
 
 
-def table_row(texts: list[str] | tuple[str, ...]) -> nodes.row:
-    return nodes.row("", *(nodes.entry("", nodes.paragraph("", text)) for text in texts))
+def table_row(texts: list[str | nodes.Node] | tuple[str, ...]) -> nodes.row:
+    inner = (nodes.Text(text) if isinstance(text, str) else text for text in texts)
+    return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", node)) for node in inner))
 
 
-def table(caption: str, rows: list[list[str]]) -> nodes.table:
-    group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in COLUMNS), cols=len(COLUMNS))
-    group += nodes.thead("", table_row(COLUMNS))
+def table(
+    caption: str, rows: list[list[str | nodes.Node]], columns: tuple[str, ...] = COLUMNS
+) -> nodes.table:
+    group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in columns), cols=len(columns))
+    group += nodes.thead("", table_row(columns))
     group += nodes.tbody("", *map(table_row, rows))
     return nodes.table("", nodes.title("", caption), group, classes=["records"], ids=[nodes.make_id(caption)])
 
@@ -59,15 +93,24 @@ class RecordTables(SphinxDirective):
         files = [path] if path.is_file() else sorted(path.glob("*.json"))
         if not files:
             return [nodes.paragraph("", "No records have been made yet.")]
-        return [self._file_table(path) for path in files]
+        for path in files:
+            self.env.note_dependency(str(path))
+        found = self.tables(files)
+        for made in found:
+            self.set_source_info(made)
+        return found
 
-    def _file_table(self, path: Path) -> nodes.Node:
+    def tables(self, files: list[Path]) -> list[nodes.Node]:
         from seqcourse import records
 
-        self.env.note_dependency(str(path))
-        found = table(path.name, [cells(record) for record in records.read(path)])
-        self.set_source_info(found)
-        return found
+        return [table(path.name, [cells(record) for record in records.read(path)]) for path in files]
+
+
+class RecordsOrigin(RecordTables):
+    """One table for all files: how each can be made again, and what that took here."""
+
+    def tables(self, files: list[Path]) -> list[nodes.Node]:
+        return [table("How the files were made", [origin(path) for path in files], ORIGIN_COLUMNS)]
 
 
 class KillMatrices(SphinxDirective):
@@ -92,5 +135,6 @@ class KillMatrices(SphinxDirective):
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("records", RecordTables)
+    app.add_directive("records-origin", RecordsOrigin)
     app.add_directive("kill-matrix", KillMatrices)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
