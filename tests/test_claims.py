@@ -595,6 +595,15 @@ def test_a01_takes_the_cheapest_of_all_layers_from_their_best_start():
     assert status("A01", *found, *relative("time", 2.0)) == "confirmed"
     result = verdict("A01", [*found, *recalled("GRU", 50), *relative("time", 2.0, gru=1.5)])
     assert result.status == "qualified" and "50 GRU, 100 LSTM (chrono)" in result.reason
+    assert "left out" not in result.reason
+
+
+def test_a01_leaves_out_what_has_no_price_and_allows_a_transformer_for_long():
+    found = [*recalled("RNN (tanh)", 10), *recalled("LSTM (chrono)", 50), *recalled("Transformer", 200)]
+    result = verdict("A01", [*found, *relative("time", 2.0)])
+    assert result.status == "qualified" and "left out: Transformer." in result.reason
+    price = record("C03", "time relative to an RNN", [2.5], model="Transformer")
+    assert status("A01", *found, *relative("time", 2.0), price) == "confirmed"
 
 
 def test_a01_needs_all_stretches_the_cost_and_three_runs():
