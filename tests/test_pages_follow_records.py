@@ -119,7 +119,11 @@ def test_a_chapter_shows_the_verdict_of_the_records_as_they_are(copied, monkeypa
     assert "0.875" in after and "0.875" not in before
 
 
-FOLLOWED = [("work/forecasting", "N04", "forecasting-laptop.json", "LSTM")]
+FOLLOWED = [
+    ("work/forecasting", "N04", "forecasting-laptop.json", "LSTM"),
+    ("work/language-model", "N03", "language-laptop.json", "LSTM"),
+    ("work/language-model", "C12", "language-laptop.json", "RNN"),
+]
 
 
 @pytest.mark.parametrize(("page", "claim", "file", "model"), FOLLOWED)
