@@ -383,7 +383,7 @@ BENCHMARK = Benchmark(
     about="One change at a time of an LSTM on Japanese vowels: what matters, what helps (M05, A03, A04).",
     cost={
         "smoke": "under 20 seconds on one core",
-        "laptop": "about 8 minutes on one core; 10 seeds",
+        "laptop": "about 10 minutes on one core; 10 seeds",
         "full": "about 30 minutes on one core; 30 seeds",
     },
     run=run,
