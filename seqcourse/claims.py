@@ -1225,7 +1225,7 @@ _LEDGER = (
         "On delayed recall the layer whose training step takes the least time (median, relative to an RNN) among"
         " those that recall, from some start, with an accuracy of 0.95 in every run, of at least three, is an RNN"
         " at each delay below 20, an LSTM at each from 20 to 99, an LSTM or a Transformer at each from 100 on."
-        " Qualified if only at some delays, refuted if at none.",
+        " Qualified if only at some delays, refuted if at none. Written when these records were known.",
         judge_a01,
         rests_on=("N08", "C03"),
     ),
@@ -1235,7 +1235,8 @@ _LEDGER = (
         "E",
         "An RNN takes less time and memory than each gated layer in every setting measured; and it is enough in at"
         " least half of the settings (three tasks, and delayed recall at each delay): no other layer is better,"
-        " 95 % intervals apart. Qualified if only one of the two holds, refuted if neither.",
+        " 95 % intervals apart. Qualified if only one of the two holds, refuted if neither."
+        " Written when these records were known.",
         judge_a02,
         rests_on=("N08", "C03"),
     ),

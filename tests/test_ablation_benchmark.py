@@ -170,7 +170,7 @@ def test_the_smoke_profile_gives_every_claim_what_its_rule_needs(small, tmp_path
     found = ablation.BENCHMARK.run("smoke", None, "cpu", False, tmp_path)
     assert {claim for record in found for claim in record.claims} == {"M05", "A03", "A04"}
     for claim in ("M05", "A04"):
-        assert "No record" not in verdict(claim, found).reason
+        assert verdict(claim, found).status != "not testable"
     assert "loss spikes" in verdict("A03", found).reason  # those are the mechanisms' records
     assert len({record.name for record in found}) == len(found) == len(ALL)
     assert all(record.n == 3 and record.source["generated"] for record in found)

@@ -229,7 +229,7 @@ def test_more_crashes_than_restarts_end_the_submission_with_points_so_far():
 def test_the_whole_submission_has_a_time_limit():
     began = time.monotonic()
     done = mark(step=f"{STEP}\nimport time; time.sleep(100)", limits=Limits(cell_seconds=60, total_seconds=2))
-    assert time.monotonic() - began < 50  # not the cell's limit of 60; starting takes long on a busy machine
+    assert time.monotonic() - began < 20
     assert done.status == "timeout"
     assert set(reasons(done).values()) == {"not run"}
 

@@ -1,7 +1,7 @@
 """The directive `records`: a table of every record in a folder, read from the files when the book is built.
 
 Usage: ```{records} ../records``` with a path relative to the page, of a folder or of one file. Nothing in the
-table is typed by hand. The directive `records-origin` says with which command, machine and work each file was
+table is typed by hand. The directive `records-origin` says with which command, on what and when each file was
 made, and `kill-matrix` shows what becomes of an exercise's wrong answers.
 """
 
@@ -18,7 +18,7 @@ from sphinx.util.docutils import SphinxDirective
 if TYPE_CHECKING:
     from seqcourse.records import Record
 
-ORIGIN_COLUMNS = ("Command", "Records", "Machine", "Versions", "Work in it", "Made")
+ORIGIN_COLUMNS = ("Command", "Records", "Machine", "Versions", "Cost of a run", "Made")
 COLUMNS = ("What", "Claim", "Quantity", "Mean (95 % interval)", "Runs", "Data", "Made with")
 
 
@@ -38,15 +38,10 @@ def made_with(record: Record) -> str:
     return f"{machine(record)}; commit {record.commit[:12]}; {record.created[:10]}"
 
 
-def work(records: list[Record]) -> str:
-    """Time behind a file. Quantities of the same runs carry the same duration, which counts once."""
-    minutes = sum({record.duration_s for record in records}) / 60
-    return f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{max(minutes, 1):.0f} minutes"
-
-
 def origin(path: Path) -> list[str | nodes.Node]:
     """A row of ``ORIGIN_COLUMNS`` for one file, which is named after benchmark and profile."""
     from seqcourse import records
+    from seqcourse.benchmarks import discover
 
     found = records.read(path)
     benchmark, _, profile = path.stem.rpartition("-")
@@ -58,7 +53,7 @@ def origin(path: Path) -> list[str | nodes.Node]:
         str(len(found)),
         machine(newest),
         versions,
-        work(found),
+        discover()[benchmark].cost[profile],
         newest.created[:10],
     ]
 
@@ -107,7 +102,7 @@ class RecordTables(SphinxDirective):
 
 
 class RecordsOrigin(RecordTables):
-    """One table for all files: how each can be made again, and what that took here."""
+    """One table for all files: how each can be made again, and what that costs."""
 
     def tables(self, files: list[Path]) -> list[nodes.Node]:
         return [table("How the files were made", [origin(path) for path in files], ORIGIN_COLUMNS)]
