@@ -122,17 +122,17 @@ def test_an_interrupted_run_resumes_and_repeats_nothing(tmp_path, monkeypatch):
     path = tmp_path / "horizon.jsonl"
     measure, measured = horizon.measure, []
 
-    def interrupted(piece, *rest):
+    def interrupted(piece, **rest):
         if len(measured) == 5:
             raise KeyboardInterrupt
         measured.append(piece)
-        return measure(piece, *rest)
+        return measure(piece, **rest)
 
     monkeypatch.setattr(horizon, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         horizon.run_plan(TINY, 1, "cpu", True, path)
     monkeypatch.setattr(
-        horizon, "measure", lambda piece, *rest: (measured.append(piece), measure(piece, *rest))[1]
+        horizon, "measure", lambda piece, **rest: (measured.append(piece), measure(piece, **rest))[1]
     )
     resumed = horizon.run_plan(TINY, 1, "cpu", True, path)
     pieces = len(horizon.MODELS) * len(TINY.delays)
@@ -160,9 +160,9 @@ def test_worker_processes_give_the_same_results(tmp_path):
 def test_workers_of_a_killed_benchmark_end_with_it(tmp_path):
     code = (
         "from concurrent.futures import ProcessPoolExecutor; from multiprocessing import get_context\n"
-        "import os, time; from seqcourse.benchmarks.horizon import _start_worker\n"
+        "import os, time; from seqcourse.benchmarks.workers import start_worker\n"
         "if __name__ == '__main__':\n"
-        "    pool = ProcessPoolExecutor(1, get_context('spawn'), _start_worker)\n"
+        "    pool = ProcessPoolExecutor(1, get_context('spawn'), start_worker)\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
         "    pool.submit(time.sleep, 600); time.sleep(600)\n"
     )
@@ -225,7 +225,7 @@ def test_the_next_learning_rate_is_tried_until_one_solves(monkeypatch, task, sco
         return {"score": scores[number], "solved": solved[number], "steps": 4, "seconds": 1.5}
 
     monkeypatch.setattr(horizon, "horizon_piece", piece_result)
-    _, result = horizon.measure(horizon.Piece(task, "GRU", 3, 0), TINY, "cpu")
+    result = horizon.measure(horizon.Piece(task, "GRU", 3, 0), TINY, "cpu")
     assert rates == list(TINY.learning_rates[:tried])
     assert result["score"] == kept and result["seconds"] == 1.5 * tried
     assert result["learning_rate"] == rates[scores.index(kept)]

@@ -250,6 +250,16 @@ def test_an_interrupted_run_resumes_and_measures_everything_once(tmp_path, monke
         assert peak.values[0] == peak.protocol["peak bytes"]["LSTM"] / peak.protocol["peak bytes"]["RNN"]
 
 
+def test_worker_processes_give_the_same_results(tmp_path):
+    one, two = (
+        run_plan(tiny_plan(curves=(), workers=workers), 1, "cpu", False, tmp_path / f"{workers}.jsonl")
+        for workers in (1, 2)
+    )
+    compared = [(a.name, a.values, b.values) for a, b in zip(one, two, strict=True) if "accuracy" in a.metric]
+    assert {name.split("/")[1] for name, *_ in compared} == {*FLOORS, *NETWORKS, "ablation"}
+    assert all(values == others for _, values, others in compared)
+
+
 def test_texts_of_both_parts_are_counted_and_left_out():
     ids = [torch.tensor([4], dtype=torch.int32)] * 4
     labels = torch.tensor([0, 1, 0, 1])

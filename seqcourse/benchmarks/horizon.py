@@ -9,13 +9,9 @@ Sutskever 2015), chrono (Tallec & Ollivier 2018), which is told the delay, as in
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +20,12 @@ from tqdm.auto import tqdm
 
 from seqcourse.attention import RotaryPositions
 from seqcourse.benchmarks import Benchmark, FinishedWork, unfinished_path
+from seqcourse.benchmarks.workers import measure_all
 from seqcourse.cells import MinGRUCell
 from seqcourse.initialisation import chrono_init_, identity_init_
 from seqcourse.probes import TASKS, Budget, MemoryTask, SequenceModel, horizon_piece, horizon_records
 from seqcourse.records import Record
 from seqcourse.recurrent import GRU, LSTM, RNN, Recurrent
-from seqcourse.runtime import setup_cpu
 from seqcourse.transformer import Decoder
 
 CLAIMS = "N05 N06 N08"
@@ -136,7 +132,7 @@ def make_reader(model: str, input_size: int, hidden_size: int, delay: int) -> Re
     return make_recurrent(model, input_size, hidden_size, delay)
 
 
-def measure(piece: Piece, plan: Plan, device: str) -> tuple[Piece, dict[str, Any]]:
+def measure(piece: Piece, plan: Plan, device: str) -> dict[str, Any]:
     """Trains one piece; the result is plain values, so that it can cross processes and be stored."""
 
     def build(task: MemoryTask, delay: int) -> nn.Module:
@@ -151,7 +147,7 @@ def measure(piece: Piece, plan: Plan, device: str) -> tuple[Piece, dict[str, Any
             break
     better = -1 if task.is_regression else 1
     best = max(results, key=lambda result: (result["solved"], better * result["score"]))
-    return piece, {**best, "seconds": sum(result["seconds"] for result in results)}
+    return {**best, "seconds": sum(result["seconds"] for result in results)}
 
 
 def stated(plan: Plan) -> dict[str, Any]:
@@ -162,27 +158,6 @@ def stated(plan: Plan) -> dict[str, Any]:
         "choice": "the first learning rate that solves the task, else the best score; rates picked after"
         " trials of 1e-3, 3e-3 and 1e-2 with one seed on delayed recall",
     }
-
-
-def _start_worker() -> None:
-    """One thread, and no life after the parent: a killed benchmark must not go on computing unseen."""
-    setup_cpu(1)
-    parent = parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def _measure_all(pieces: list[Piece], plan: Plan, device: str) -> Iterator[tuple[Piece, dict[str, Any]]]:
-    """Results as they end. Worker processes take one thread each; a GPU, or one worker, takes none."""
-    if plan.workers == 1 or device != "cpu":
-        yield from (measure(piece, plan, device) for piece in pieces)
-        return
-    with ProcessPoolExecutor(plan.workers, get_context("spawn"), _start_worker) as pool:
-        futures = [pool.submit(measure, piece, plan, device) for piece in pieces]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # interrupted: start nothing more
 
 
 def run(profile: str, seeds: int | None, device: str, resume: bool, out: Path) -> list[Record]:
@@ -201,7 +176,8 @@ def run_plan(plan: Plan, seeds: int, device: str, resume: bool, path: Path) -> l
         total=len(pieces), initial=len(pieces) - len(missing), desc="horizon", unit="run", disable=None
     )
     with bar:
-        for piece, result in _measure_all(missing, plan, device):
+        work = partial(measure, plan=plan, device=device)
+        for piece, result in measure_all(work, missing, plan.workers, device):
             finished.add(piece.key, result)
             bar.update()
     return [

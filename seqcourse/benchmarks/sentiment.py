@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache, partial
 from itertools import chain, count, islice, product
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tqdm.auto import tqdm
 
 from seqcourse.benchmarks import Benchmark, FinishedWork, memory, unfinished_path
 from seqcourse.benchmarks.cost import parameter_count
+from seqcourse.benchmarks.workers import measure_all
 from seqcourse.data import load_imdb
 from seqcourse.data.batching import Batch, BucketedBatches, pad
 from seqcourse.data.text import duplicates_across
@@ -113,6 +115,7 @@ class Plan:
         tested: so many test reviews, evenly over the test part; None for all.
         rounds: steps that are timed.
         generated: as for :func:`~seqcourse.data.load_imdb`.
+        workers: runs side by side, on a CPU; each process holds all reviews, about 1 GB.
     """
 
     seeds: int
@@ -124,6 +127,7 @@ class Plan:
     tested: int | None = None
     rounds: int = 10
     generated: bool | None = None
+    workers: int = 1
 
 
 def recipes_for(base: Recipe, **others: dict[str, Any]) -> dict[str, Recipe]:
@@ -175,6 +179,7 @@ PLANS = {
         ),
         CHANGES,
         curves=("RNN", "LSTM", "Transformer"),
+        workers=2,
     ),
     "full": Plan(
         5,
@@ -600,6 +605,20 @@ def measure(piece: Piece, plan: Plan, corpus: Corpus, device: str) -> dict[str, 
     }
 
 
+@lru_cache(maxsize=1)
+def read_reviews(generated: bool | None, tested: int | None) -> tuple[Reviews, Corpus, Corpus]:
+    """The reviews, once per process; encoded as they are split, and as recipes are compared on them."""
+    reviews = load_imdb(generated=generated)
+    corpus = make_corpus(reviews, tested)
+    return reviews, corpus, set_aside(corpus, development_size(len(corpus.train)))
+
+
+def measure_alone(piece: Piece, plan: Plan, device: str) -> dict[str, Any]:
+    """As :func:`measure`, with the reviews of this process."""
+    _, corpus, aside = read_reviews(plan.generated, plan.tested)
+    return measure(piece, plan, aside if piece.change else corpus, device)
+
+
 def is_known(corpus: Corpus) -> Tensor:
     """Which test reviews have a text that is in the training part, (n,) bool."""
     known = set(corpus.train.texts)
@@ -608,21 +627,23 @@ def is_known(corpus: Corpus) -> Tensor:
 
 def run(profile: str, seeds: int | None, device: str, resume: bool, out: Path) -> list[Record]:
     """Run a profile; each finished piece is stored at once, and a resumed run does only the others."""
-    setup_cpu()  # keep freed memory: steps on reviews of all lengths would ask for new pages each time
     plan = PLANS[profile]
+    # Keep freed memory: steps on reviews of all lengths would ask for new pages each time.
+    setup_cpu(1 if plan.workers > 1 else None)
     return run_plan(plan, seeds or plan.seeds, device, resume, unfinished_path(out, "sentiment", profile))
 
 
 def run_plan(plan: Plan, seeds: int, device: str, resume: bool, path: Path) -> list[Record]:
     """As :func:`run`, for any plan and any file of finished work."""
-    reviews = load_imdb(generated=plan.generated)
-    corpus = make_corpus(reviews, plan.tested)
-    aside = set_aside(corpus, development_size(len(corpus.train)))
+    read_reviews.cache_clear()  # the place where data are looked for may have changed
+    reviews, corpus, _ = read_reviews(plan.generated, plan.tested)
     chosen = pieces(plan, len(corpus.train), seeds)
     finished = open_work(plan, reviews, device, resume, path)
-    for piece in tqdm(chosen, desc="sentiment", unit="run", disable=None):
-        if piece.key not in finished:
-            finished.add(piece.key, measure(piece, plan, aside if piece.change else corpus, device))
+    missing = [piece for piece in chosen if piece.key not in finished]
+    work = partial(measure_alone, plan=plan, device=device)
+    bar = {"total": len(chosen), "initial": len(chosen) - len(missing), "desc": "sentiment", "unit": "run"}
+    for piece, result in tqdm(measure_all(work, missing, plan.workers, device), disable=None, **bar):
+        finished.add(piece.key, result)
     if "cost" not in finished:
         cost = {"seconds": seconds_per_step(plan, corpus, device), "peak": peak_memory(plan, device)}
         finished.add("cost", cost)
@@ -634,7 +655,7 @@ def open_work(plan: Plan, reviews: Reviews, device: str, resume: bool, path: Pat
     stated = {
         name: value
         for name, value in asdict(plan).items()
-        if name not in ("seeds", "sizes", "curves", "rounds")
+        if name not in ("seeds", "sizes", "curves", "rounds", "workers")
     }
     stated = {**stated, "changes": None, "ablation_seeds": None}
     return FinishedWork(path, {"plan": stated, "device": device, "data": reviews.source.sha256}, resume)
