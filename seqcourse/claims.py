@@ -381,6 +381,31 @@ def judge_c04(records: list[Record]) -> Judgement:
     return _graded(held), f"The Transformer's lead over the LSTM: {points}. It is ahead {_from(leads)}."
 
 
+def judge_c05(records: list[Record]) -> Judgement:
+    """LSTMs cannot easily be pre-trained, and transfer poorly: beside the same LSTM from scratch."""
+    starts: dict[int, dict[str, Record]] = {}
+    for record in find(records, metric="test accuracy by start"):
+        if record.n >= 3:
+            starts.setdefault(record.protocol["labelled reviews"], {})[record.protocol["start"]] = record
+    pairs = {
+        size: (found["from scratch"], found["pre-trained"])
+        for size, found in sorted(starts.items())
+        if {"from scratch", "pre-trained"} <= found.keys()
+    }
+    if len(pairs) < 2:
+        return _missing("accuracy from scratch and pre-trained, three runs at two sizes")
+    gains = [above(pretrained, scratch) for scratch, pretrained in pairs.values()]
+    shown = ", ".join(
+        f"{size:,} labelled reviews {scratch.mean:.1%} and {pretrained.mean:.1%}"
+        for size, (scratch, pretrained) in pairs.items()
+    )
+    status: Status = "refuted" if all(gains) else "qualified" if any(gains) else "confirmed"
+    return (
+        status,
+        f"Test accuracy from scratch and pre-trained: {shown}. Pre-training pays at {sum(gains)} of {len(gains)}.",
+    )
+
+
 def _from(leads: dict[int, float]) -> str:
     """From which size on the lead is positive, in words."""
     ahead: list[int] = []
@@ -1022,6 +1047,17 @@ _LEDGER = (
         " mean test accuracy lies above the LSTM's, 95 % intervals apart; and its lead is larger there than with"
         " the fewest. Qualified if only one of the two holds, refuted if neither.",
         judge_c04,
+    ),
+    Claim(
+        "C05",
+        "LSTMs cannot easily be pre-trained, and transfer poorly; there are few to start from.",
+        "A, B",
+        "On IMDB, at least three runs each: with a given number of labelled reviews, an LSTM that was first a"
+        " language model of the training reviews reaches a mean test accuracy above that of the same LSTM from"
+        " scratch, 95 % intervals apart. Refuted if that holds at every number measured, qualified if at some,"
+        " confirmed if at none. That there are few to start from, and how a pre-trained Transformer compares, is"
+        " not judged here.",
+        judge_c05,
     ),
     Claim(
         "N04",

@@ -30,7 +30,6 @@ WITHOUT_RULE: dict[str, tuple[str, str]] = {
         " two are right in 78 % and 89 %.",
         "E",
     ),
-    "C05": ("LSTMs cannot easily be pre-trained, and transfer poorly; there are few to start from.", "A, B"),
     "C06": ("Words outside the vocabulary break recurrent pipelines.", "A"),
     "C08": ("RNNs are better on streams and where memory is small.", ""),
     "C10": ("Context from both sides helps tagging and classification.", ""),

@@ -54,13 +54,13 @@ def test_what_is_not_measured_says_so(tmp_path, monkeypatch):
     assert {entry.status for entry in empty.values()} == {NOT_YET, "not testable"}
     assert [name for name, entry in empty.items() if entry.status == "not testable"] == ["N11"]
     monkeypatch.setattr(ledger, "CLAIMS", {})
-    assert by_id(tmp_path)["C05"].reason == "There is no experiment yet."
+    assert by_id(tmp_path)["A05"].reason == "There is no experiment yet."
 
 
 def test_a_claim_that_gets_a_rule_leaves_the_waiting_list(tmp_path, monkeypatch):
-    ruled = claims.Claim("C05", "text", "A", "rule", lambda records: ("confirmed", "because"))
-    monkeypatch.setattr(ledger, "CLAIMS", {"C05": ruled})
-    assert by_id(tmp_path)["C05"].rule == "rule"
+    ruled = claims.Claim("A05", "text", "A", "rule", lambda records: ("confirmed", "because"))
+    monkeypatch.setattr(ledger, "CLAIMS", {"A05": ruled})
+    assert by_id(tmp_path)["A05"].rule == "rule"
 
 
 def test_counts_add_up_in_the_usual_order():

@@ -400,8 +400,18 @@ def prepare(corpus: Corpus, name: str, size: int, seed: int, recipe: Recipe) -> 
     )
 
 
-def train(prepared: Prepared, recipe: Recipe, seed: int, device: str) -> Classifier:
-    """Train, and go back to the weights of the lowest loss on the reviews held out."""
+def train(
+    prepared: Prepared, recipe: Recipe, seed: int, device: str, groups: list[dict[str, Any]] | None = None
+) -> Classifier:
+    """Train, and go back to the weights of the lowest loss on the reviews held out.
+
+    Args:
+        prepared: network and reviews.
+        recipe: how it learns.
+        seed: of the dropout.
+        device: where it learns.
+        groups: parameters with learning rates of their own, as for a ``torch.optim.Optimizer``; by default all.
+    """
     model, steps = prepared.model.to(device), len(prepared.batches)
     epochs = max(recipe.epochs, -(-recipe.min_steps // steps))
     fit(
@@ -412,7 +422,7 @@ def train(prepared: Prepared, recipe: Recipe, seed: int, device: str) -> Classif
         ),
         epochs=epochs,
         # The step of the large embeddings is in one kernel much faster than parameter by parameter.
-        optimiser=torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True),
+        optimiser=torch.optim.Adam(groups or model.parameters(), lr=recipe.learning_rate, fused=True),
         schedule=WarmupCosine(epochs * steps, warmup=min(50, epochs * steps // 4)),
         clip=1.0,
         validate=prepared.validation,
