@@ -138,6 +138,8 @@ def test_twenty_runs_in_one_sandbox_are_never_flagged():
         "import seqcourse; seqcourse.setup_cpu(threads=1); seqcourse.LSTM(2, 3)",
         "sum = 3; max = 4; all = lambda x: False; abs = str; isinstance = None; len = 5",
         "print('\\ud800')",
+        # Python notes the slots of a class in the class when it first copies or saves one of its objects.
+        "import copy; copy.copy(torch.ones(2)); copy.deepcopy([torch.nn.Linear(2, 2), torch.nn.GRU(2, 3)])",
         "display({'a': 1}); 3",
         "torch.jit.script(lambda x: x) if False else torch.vmap(torch.sin)(torch.ones(2))",
     ],

@@ -9,7 +9,16 @@ import torch
 
 from seqcourse import records
 from seqcourse.benchmarks import pretraining
-from seqcourse.benchmarks.pretraining import PLANS, STARTS, Piece, make_classifier, pretrain, run_plan, stream
+from seqcourse.benchmarks.pretraining import (
+    PLANS,
+    STARTS,
+    Piece,
+    learning_rates,
+    make_classifier,
+    pretrain,
+    run_plan,
+    stream,
+)
 from seqcourse.benchmarks.sentiment import Part, make_corpus, train
 from seqcourse.claims import verdict
 from seqcourse.data.generated import reviews
@@ -34,8 +43,9 @@ def taken_from(language_model) -> dict:
 
 @pytest.mark.parametrize("start", STARTS)
 def test_a_start_takes_its_parts_and_no_others(start, language_model):
-    model, _ = make_classifier(start, taken_from(language_model), PLAN, seed=0)
-    scratch, _ = make_classifier("from scratch", taken_from(language_model), PLAN, seed=0)
+    model, scratch = (
+        make_classifier(name, taken_from(language_model), SIZES, seed=0) for name in (start, "from scratch")
+    )
     same = {
         "embedding": torch.equal(model.embedding.words.weight, language_model.embedding.weight),
         "recurrent": all(
@@ -51,11 +61,13 @@ def test_a_start_takes_its_parts_and_no_others(start, language_model):
 
 def test_what_is_taken_has_its_own_learning_rate_and_the_frozen_does_not_learn(language_model):
     weights = taken_from(language_model)
-    model, (fresh, taken) = make_classifier("pre-trained", weights, PLAN, seed=0)
+    model = make_classifier("pre-trained", weights, SIZES, seed=0)
+    fresh, taken = learning_rates(model, "pre-trained", PLAN)
     everything = [*fresh["params"], *taken["params"]]
     assert taken["lr"] == 0.01 and "lr" not in fresh
     assert len(everything) == len(list(model.parameters())) == len({id(p) for p in everything})
-    frozen, groups = make_classifier("pre-trained and frozen", weights, PLAN, seed=0)
+    frozen = make_classifier("pre-trained and frozen", weights, SIZES, seed=0)
+    groups = learning_rates(frozen, "pre-trained and frozen", PLAN)
     learning = {id(p) for p in groups[0]["params"]}
     names = {name for name, parameter in frozen.named_parameters() if id(parameter) in learning}
     assert names == {

@@ -158,36 +158,43 @@ def nats_per_word(model: LanguageModel, corpus: Corpus, plan: Plan, reviews: int
 # --- classifiers that start from it -----------------------------------------------------------------------
 
 
-def make_classifier(start: str, weights: Weights, plan: Plan, seed: int) -> tuple[Classifier, list[dict]]:
-    """A classifier before its training, and the groups of its parameters for an optimiser.
+def make_classifier(start: str, weights: Weights, recipe: Recipe, seed: int) -> Classifier:
+    """A classifier before its training.
 
     Args:
         start: one of ``STARTS``.
-        weights: of the language model.
-        plan: gives sizes and learning rates.
+        weights: of the language model, of which it takes its parts.
+        recipe: gives the sizes.
         seed: of what starts from nothing.
     """
-    recipe, V = plan.recipe, len(weights["embedding.weight"])
-    model = make_network("LSTM", recipe, V, torch.empty(0, dtype=torch.long), seed)
-    parts: dict[str, nn.Module] = {"embedding": model.embedding.words, "recurrent": model.recurrent}
-    taken: list[nn.Parameter] = []
+    no_pairs = torch.empty(0, dtype=torch.long)
+    model = make_network("LSTM", recipe, len(weights["embedding.weight"]), no_pairs, seed)
     for name in STARTS[start]:
-        prefix = f"{name}."
-        found = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-        parts[name].load_state_dict({k: torch.from_numpy(v) for k, v in found.items()})
-        taken += parts[name].parameters()
-    if start.endswith("frozen"):
-        taken = [parameter.requires_grad_(False) for parameter in taken][:0]
-    fresh = [p for p in model.parameters() if p.requires_grad and not any(p is other for other in taken)]
+        part = part_of(model, name)
+        part.load_state_dict({key: torch.from_numpy(weights[f"{name}.{key}"]) for key in part.state_dict()})
+        part.requires_grad_(not start.endswith("frozen"))
+    return model
+
+
+def part_of(model: Classifier, name: str) -> nn.Module:
+    """What has the same weights in a language model, by its name there."""
+    return {"embedding": model.embedding.words, "recurrent": model.recurrent}[name]
+
+
+def learning_rates(model: Classifier, start: str, plan: Plan) -> list[dict[str, Any]]:
+    """Groups of parameters for an optimiser: what starts from nothing, and what was taken over."""
+    taken = [p for name in STARTS[start] for p in part_of(model, name).parameters() if p.requires_grad]
+    known = {id(parameter) for parameter in taken}
+    fresh = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     groups = [{"params": fresh}, {"params": taken, "lr": plan.taken_rate}]
-    return model, [group for group in groups if group["params"]]
+    return [group for group in groups if group["params"]]
 
 
 def classifier_predictions(corpus: Corpus, piece: Piece, weights: Weights, plan: Plan, device: str) -> Tensor:
     """Train a classifier on labelled reviews and let it read the test reviews."""
     learned, held_out = draw(corpus.train, piece.size, piece.seed)
     new_ids = vocabulary(corpus, plan)
-    model, groups = make_classifier(piece.start, weights, plan, piece.seed)
+    model = make_classifier(piece.start, weights, plan.recipe, piece.seed)
     examples, choosing = (
         list(zip(read_with(part, new_ids, plan.recipe), part.labels, strict=True))
         for part in (learned, held_out)
@@ -198,7 +205,7 @@ def classifier_predictions(corpus: Corpus, piece: Piece, weights: Weights, plan:
         list(BucketedBatches(choosing, 256)),
         new_ids,
     )
-    train(prepared, plan.recipe, piece.seed, device, groups)
+    train(prepared, plan.recipe, piece.seed, device, learning_rates(model, piece.start, plan))
     return predict(model, read_with(corpus.test, new_ids, plan.recipe))
 
 

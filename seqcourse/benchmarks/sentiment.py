@@ -797,7 +797,7 @@ BENCHMARK = Benchmark(
     about="Film reviews: RNN, LSTM, GRU, Transformer and bags of words by data size (N01, N02, N09, C04).",
     cost={
         "smoke": "under 30 seconds on one core",
-        "laptop": "an estimated two hours on one core, in runs of a minute or two; 5 seeds",
+        "laptop": "an estimated hour on two cores, in runs of a minute or two; 5 seeds",
         "full": "an estimated day on one core, or an hour or two on a GPU; 5 seeds, larger networks",
     },
     run=run,

@@ -113,7 +113,9 @@ class Guard:
 
 
 # Python itself writes these on first use.
-_MADE_ON_DEMAND = frozenset({"__annotations__", "__doc__", "__abstractmethods__", "_abc_impl", "__weakref__"})
+_MADE_ON_DEMAND = frozenset(
+    {"__annotations__", "__doc__", "__abstractmethods__", "_abc_impl", "__weakref__", "__slotnames__"}
+)
 
 
 def _exists(name: str) -> bool:
