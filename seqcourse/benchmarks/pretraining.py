@@ -97,6 +97,7 @@ PLANS = {
         5,
         (100, 1_000, 10_000),
         replace(_RECIPE, embedding_size=96, hidden_size=96),
+        steps=2_000,
         tested=5_000,
         workers=2,
     ),
