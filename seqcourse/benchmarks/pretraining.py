@@ -51,7 +51,11 @@ STARTS: dict[str, tuple[str, ...]] = {  # what is taken from the language model
     "pre-trained": ("embedding", "recurrent"),
     "pre-trained and frozen": ("embedding", "recurrent"),
 }
-CHOSEN = "sizes by what the machine can train; recipe as the sentiment benchmark's LSTM without pairs; rates not varied"
+CHOSEN = (
+    "sizes by what the machine can train; recipe as the sentiment benchmark's LSTM without pairs; the rate of what was "
+    "taken by trials of 1e-3, 5e-3 and 2e-2 with 1,000 training reviews, one seed, on 5,000 others set aside: with 1e-3 "
+    "the classifier was far from done (62 % in the test, 79 % with 5e-3 on those set aside)"
+)
 Weights = dict[str, np.ndarray]  # of a language model; arrays travel between processes
 
 
@@ -77,7 +81,7 @@ class Plan:
     seeds: int
     sizes: tuple[int, ...]
     recipe: Recipe
-    taken_rate: float = 1e-3
+    taken_rate: float = 5e-3
     steps: int = 3_000
     batch_size: int = 32
     length: int = 50
