@@ -124,6 +124,8 @@ FOLLOWED = [
     ("work/forecasting", "N04", "forecasting-laptop.json", {"model": "LSTM"}),
     ("work/language-model", "N03", "language-laptop.json", {"model": "LSTM"}),
     ("work/language-model", "C12", "language-laptop.json", {"model": "RNN"}),
+    ("work/sentiment", "N01", "sentiment-laptop.json", {"model": "LSTM"}),
+    ("work/sentiment", "N02", "sentiment-laptop.json", {"model": "LSTM"}),
     ("recurrence/debugging", "A04", "ablation-laptop.json", {"norm": "batch"}),
 ]
 
