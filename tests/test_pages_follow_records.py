@@ -126,6 +126,7 @@ FOLLOWED = [
     ("work/language-model", "C12", "language-laptop.json", {"model": "RNN"}),
     ("work/sentiment", "N01", "sentiment-laptop.json", {"model": "LSTM"}),
     ("work/sentiment", "N02", "sentiment-laptop.json", {"model": "LSTM"}),
+    ("work/sentiment", "C05", "pretraining-laptop.json", {"start": "from scratch"}),
     ("recurrence/debugging", "A04", "ablation-laptop.json", {"norm": "batch"}),
 ]
 
