@@ -207,7 +207,7 @@ BENCHMARK = Benchmark(
     about="How many steps RNN, LSTM, GRU, minGRU and Transformer learn to remember (N05, N06, N08).",
     cost={
         "smoke": "under 30 seconds on one core; shows that it runs, says nothing about memory",
-        "laptop": "an estimated two to three hours on two cores; delayed recall, 5 seeds, delays 5 to 200",
+        "laptop": "an estimated hour on two cores; delayed recall, 5 seeds, delays 5 to 200",
         "full": "most of a day on two cores, hours on a GPU; three tasks, delays to 500, 5000 steps",
     },
     run=run,
