@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -184,6 +184,47 @@ def test_a_cover_leaves_a_cell_that_nothing_fails_uncovered():
     few = mutants.cover(sent[:2])
     results = [Result(mutant, "graded", dict.fromkeys(mutant.fails, "failed")) for mutant in few]
     assert mutants.violations(results, ["x", "y"]) == ["y: kills no mutant"]
+
+
+def test_together_needs_fewer_notebooks_and_finds_the_same(course, source, tests):
+    known, _ = mutants.read_mutants(NAME, course)
+    shared = mutants.together(known)
+    members = [member for mutant in shared for member in mutant.members or (mutant,)]
+    assert len(shared) < len(known) and sorted(map(str, members)) == sorted(map(str, known))
+    for mutant in shared:
+        assert len({member.answer for member in mutant.members}) == len(mutant.members)
+        assert len(mutant.fails) == sum(len(member.fails) for member in mutant.members or (mutant,))
+    for quick in (False, True):
+        results = mutants.run_mutants(shared, source, plain_run, quick=quick)
+        assert [result.mutant for result in results] == shared  # none had to be run again
+        assert mutants.violations(results, tests) == []
+
+
+def test_a_shared_notebook_names_the_member_that_survives(course, source):
+    """A wrong answer that is right after all hides between two that are wrong: run alone, it is found."""
+    known, _ = mutants.read_mutants(NAME, course)
+    wrong = next(m for m in mutants.together(known) if m.kind == "wrong" and m.members)
+    answer = wrong.members[0].answer
+    reference = next(c.source for c in source.cells if authoring.role(c) == "answer" and c.id == answer)
+    sleeper = replace(wrong.members[0], sources={answer: reference})
+    shared = mutants.together([sleeper, *wrong.members[1:]])
+    assert len(shared) == 1
+    results = mutants.run_mutants(shared, source, plain_run)
+    assert [result.mutant for result in results] == list(shared[0].members)
+    assert [str(sleeper) in problem for problem in mutants.violations(results, [])] == [True, True]
+
+
+def test_answers_that_disturb_each_other_are_judged_alone(source):
+    """Together they fail a cell that neither fails: that says nothing against either."""
+
+    def run(notebook):
+        both = sum(cell["source"] == "right" for cell in notebook["cells"]) == 2
+        return Ran("graded", {"toy-double-zero": Outcome(not both, "failed")})
+
+    answers = [authoring.grade_id(cell) for cell in source.cells if authoring.role(cell) == "answer"][:2]
+    sent = [Mutant("right", answer, "written differently", {answer: "right"}) for answer in answers]
+    results = mutants.run_mutants(mutants.together(sent), source, run)
+    assert [result.mutant for result in results] == sent and not any(result.failed for result in results)
 
 
 def test_results_keep_the_order_and_run_side_by_side(source):

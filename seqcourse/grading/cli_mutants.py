@@ -15,7 +15,9 @@ import click
     "--check", is_flag=True, help="Run nothing; fail if a mutant is badly formed or a record is stale."
 )
 @click.option("--quick", is_flag=True, help="Of each answer, run only the checks that use it.")
-@click.option("--cover", is_flag=True, help="Only a few answers: at least one that fails each graded cell.")
+@click.option(
+    "--cover", is_flag=True, help="Only a few answers, several to a notebook: one for each graded cell."
+)
 @click.option("--end-to-end", is_flag=True, help="Also send a few through nbgrader autograde: equal marks.")
 def mutants_cmd(
     names: tuple[str, ...], jobs: int, write: bool, check: bool, quick: bool, cover: bool, end_to_end: bool
@@ -45,9 +47,9 @@ def _run(name: str, jobs: int, write: bool, quick: bool, cover: bool, end_to_end
     source = authoring.source_notebook(authoring.source_path(name))
     known, problems = mutants.read_mutants(name)
     known = mutants.cover(known) if cover else known
-    everything = [*mutants.extremes(name, source), *known]
+    everything = [*mutants.extremes(name, source), *(mutants.together(known) if cover else known)]
     started = time.monotonic()
-    with tqdm(total=len(everything), desc=name, unit="answer", disable=None) as bar:
+    with tqdm(total=len(everything), desc=name, unit="notebook", disable=None) as bar:
         results = mutants.run_mutants(everything, source, execute, jobs, lambda result: bar.update(), quick)
     record = mutants.kill_record(name, source, results, time.monotonic() - started) | {"quick": quick}
     if write:

@@ -40,6 +40,7 @@ class Mutant:
         name: what is different about it, in words.
         sources: answer cell -> its text; cells that are not named keep the reference answer.
         fails: the graded code cells that it must fail.
+        members: the mutants that share its notebook, where it is several of them (:func:`together`).
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Mutant:
     name: str
     sources: Mapping[str, str]
     fails: frozenset[str] = frozenset()
+    members: tuple[Mutant, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.answer}: {self.kind}: {self.name}"
@@ -160,8 +162,9 @@ def notebook_of(mutant: Mutant, source: NotebookNode, quick: bool = False) -> di
     notebook = json.loads(json.dumps(source))
     for cell in notebook["cells"]:
         cell["source"] = mutant.sources.get(_grade_id(cell), cell["source"])
-    if quick and len(mutant.sources) == 1:
-        kept = mutant.fails.union(authoring.tests_of(mutant.answer, source, through_answers=True))
+    if quick and mutant.sources:
+        used = (authoring.tests_of(answer, source, through_answers=True) for answer in mutant.sources)
+        kept = mutant.fails.union(*used)
         notebook["cells"] = [c for c in notebook["cells"] if not _is_check(c) or _grade_id(c) in kept]
     return notebook
 
@@ -199,6 +202,31 @@ def cover(mutants: list[Mutant]) -> list[Mutant]:
     return [mutant for mutant in mutants if str(mutant) in kept]
 
 
+def together(mutants: list[Mutant]) -> list[Mutant]:
+    """As few notebooks as greedy choice finds, each with several of the mutants: of one kind, to different answer
+    cells, failing different graded cells. Each must then fail what its members fail, and nothing else."""
+    groups: list[list[Mutant]] = []
+    for mutant in mutants:
+        fitting = (group for group in groups if all(_can_share(mutant, other) for other in group))
+        group = next(fitting, None)
+        if group is None:
+            groups.append(group := [])
+        group.append(mutant)
+    return [_joined(group) if len(group) > 1 else group[0] for group in groups]
+
+
+def _can_share(one: Mutant, other: Mutant) -> bool:
+    """Whether two mutants can be told apart by what fails when they are in one notebook."""
+    return one.kind == other.kind and one.answer != other.answer and not one.fails & other.fails
+
+
+def _joined(group: list[Mutant]) -> Mutant:
+    sources = {answer: text for mutant in group for answer, text in mutant.sources.items()}
+    fails = frozenset().union(*(mutant.fails for mutant in group))
+    name = ", ".join(sources)
+    return Mutant(group[0].kind, f"{len(group)} answers", name, sources, fails, tuple(group))
+
+
 def run_mutants(
     mutants: list[Mutant],
     source: NotebookNode,
@@ -218,20 +246,27 @@ def run_mutants(
         quick: of a mutant, run only the checks that use its answer, and the ones it must fail.
 
     Returns:
-        Results in the order of `mutants`.
+        Results in the order of `mutants`; in the place of a shared notebook with an unexpected result, those of
+        its members, each run alone.
     """
     with ThreadPoolExecutor(jobs) as pool:
         waiting = [pool.submit(_run_one, mutant, source, run, quick) for mutant in mutants]
         for future in as_completed(waiting):
             done(future.result())
-    # A busy machine can make a right answer late: such a one has a second try, alone.
-    return [_again_if_late(future.result(), source, run, quick) for future in waiting]
+    return [
+        result for future in waiting for result in _again_if_unexpected(future.result(), source, run, quick)
+    ]
 
 
-def _again_if_late(result: Result, source: NotebookNode, run: Run, quick: bool) -> Result:
-    """The result, or a new one if the old has an unexpected timeout."""
-    late = "timeout" in {result.status, *result.failed.values()} and any(_result_problems(result))
-    return _run_one(result.mutant, source, run, quick) if late else result
+def _again_if_unexpected(result: Result, source: NotebookNode, run: Run, quick: bool) -> list[Result]:
+    """The result, or new ones: of mutants that shared a notebook each alone, of a late one in a second try."""
+    if not any(_result_problems(result)):
+        return [result]
+    if result.mutant.members:  # answers can disturb each other: alone, each shows whose problem it is
+        return run_mutants(list(result.mutant.members), source, run, jobs=1, quick=quick)
+    # A busy machine can make a right answer late.
+    late = "timeout" in {result.status, *result.failed.values()}
+    return [_run_one(result.mutant, source, run, quick) if late else result]
 
 
 def _run_one(mutant: Mutant, source: NotebookNode, run: Run, quick: bool) -> Result:
