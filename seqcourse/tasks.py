@@ -123,7 +123,8 @@ def build_book() -> int:
     drop_stale_outputs()
     # The data are here by now or cannot be had: no notebook should try the network again.
     offline = {"SEQCOURSE_OFFLINE": "1", **ONE_THREAD}
-    code = python(
+    run_pages = "from seqcourse.page_outputs import main; main()"
+    code = python("-c", run_pages, **offline) or python(
         "-c", "from jupyter_book.cli.main import main; main()",
         "build", "book", "--path-output", ".", "-W", "-n", "--keep-going", **offline,
     )  # fmt: skip
