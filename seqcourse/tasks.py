@@ -243,7 +243,7 @@ def install_from_debian(package: str) -> None:
 def unit_tests() -> int:
     marked = "not site and not browser" + ("" if shutil.which("bwrap") else " and not sandbox")
     return python(
-        "-m", "pytest", "-q", "-n", "2", "-m", marked,
+        "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-m", marked,
         "--cov", "--cov-report=term:skip-covered", **ONE_THREAD,
     )  # fmt: skip
 
