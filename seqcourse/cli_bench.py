@@ -56,9 +56,13 @@ def _command(benchmark: Benchmark) -> click.Command:
         help="Folder for the records; default book/records in a checkout, else here.",
     )
     def run(profile: str, device: str, seeds: int | None, resume: bool, out: Path | None) -> None:
+        from seqcourse.benchmarks.workers import rank
         from seqcourse.runtime import pick_device
 
         device = str(pick_device(device))
+        if rank() > 0:  # one of several processes: the first one speaks
+            run_benchmark(benchmark, profile, seeds=seeds, device=device, resume=resume, out=out)
+            return
         click.echo(f"{benchmark.name}: {benchmark.about}\n{cost_table(benchmark)}\n")
         click.echo(f"Running {profile} on {device}: {benchmark.cost[profile]}.")
         path = run_benchmark(benchmark, profile, seeds=seeds, device=device, resume=resume, out=out)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqcourse.benchmarks import workers
 from seqcourse.records import Record, current_commit, default_folder, read, write
 
 PROFILES = ("smoke", "laptop", "full")
@@ -30,6 +31,8 @@ class Benchmark:
         cost: for each profile, in words, what it costs: time, cores, memory.
         run: ``run(profile, seeds, device, resume, out) -> list[Record]``. ``seeds`` is a number, or None for
             the profile's own; in the folder ``out`` it may keep unfinished work (:class:`FinishedWork`).
+        shared: whether the processes of torchrun share the runs (:func:`workers.finish`); what measures time or
+            memory runs alone.
 
     Raises:
         ValueError: a profile's cost is not stated.
@@ -39,6 +42,7 @@ class Benchmark:
     about: str
     cost: dict[str, str]
     run: Callable[..., list[Record]]
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if missing := [profile for profile in PROFILES if not self.cost.get(profile)]:
@@ -67,19 +71,27 @@ def run_benchmark(
 ) -> Path:
     """Runs a benchmark and writes its records; returns the path, see :func:`records_path`.
 
+    Started by torchrun, its processes share the work, and the first of them writes the records.
+
     Raises:
-        ValueError: no such profile, or fewer than one seed.
+        ValueError: no such profile, fewer than one seed, or several processes for a benchmark that needs one.
     """
     if profile not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
     if seeds is not None and seeds < 1:
         raise ValueError(f"at least one seed is needed, got {seeds}")
+    if workers.world_size() > 1 and not benchmark.shared:
+        raise ValueError(
+            f"{benchmark.name!r} cannot be shared by several processes, got {workers.world_size()}: no torchrun"
+        )
     folder = Path(out) if out is not None else default_folder()
-    records = benchmark.run(profile=profile, seeds=seeds, device=device, resume=resume, out=folder)
-    path = write(records_path(folder, benchmark.name, profile), records)
-    unfinished_path(folder, benchmark.name, profile).unlink(
-        missing_ok=True
-    )  # all of it is in the records now
+    path = records_path(folder, benchmark.name, profile)
+    with workers.joined(device):
+        records = benchmark.run(profile=profile, seeds=seeds, device=device, resume=resume, out=folder)
+        if workers.rank() == 0:
+            write(path, records)
+            forget(unfinished_path(folder, benchmark.name, profile))  # all of it is in the records now
+        workers.wait_for_all()
     return path
 
 
@@ -112,10 +124,26 @@ def unfinished_path(out: str | os.PathLike[str], name: str, profile: str) -> Pat
     return Path(out) / "runs" / f"{name}-{profile}.jsonl"
 
 
+def files_of_all(path: Path) -> list[Path]:
+    """The files of finished work of all processes: ``x.jsonl`` of the first, ``x.rank1.jsonl`` and so on."""
+    return sorted(found for found in path.parent.glob(f"{path.stem}*.jsonl") if _is_of(found, path))
+
+
+def _is_of(found: Path, path: Path) -> bool:
+    return found == path or found.name.startswith(f"{path.stem}.rank")
+
+
+def forget(path: Path) -> None:
+    """Remove the files of finished work of all processes."""
+    for found in files_of_all(path):
+        found.unlink(missing_ok=True)
+
+
 class FinishedWork:
     """Finished pieces of a run, one JSON line each, so that an interrupted run resumes where it stopped.
 
-    A piece counts only under the protocol it was measured with; under another it is measured again.
+    A piece counts only under the protocol it was measured with; under another it is measured again. Of several
+    processes each writes a file of its own, and reads those of all.
 
     Args:
         path: the file; see :func:`unfinished_path`.
@@ -124,21 +152,31 @@ class FinishedWork:
     """
 
     def __init__(self, path: str | os.PathLike[str], protocol: dict[str, Any], resume: bool = True) -> None:
-        self.path = Path(path)
+        self._first = Path(path)
+        self.path = self._first.with_suffix(f".rank{rank}.jsonl") if (rank := workers.rank()) else self._first
         self._commit = current_commit()  # of the code that was loaded, whatever happens to the files later
         self.protocol = json.loads(json.dumps(protocol))  # as it will come back from the file
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            self.path.unlink(missing_ok=True)
-        self._pieces = {line["key"]: line for line in self._lines() if line["protocol"] == self.protocol}
+        if not resume and workers.rank() == 0:
+            forget(self._first)
+        workers.wait_for_all()  # nobody reads what is about to be forgotten
+        self._cut_last_line()
+        self._pieces: dict[str, dict[str, Any]] = {}
+        self.read()
 
-    def _lines(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        # A process killed while it wrote leaves a last line without its end: that piece is not finished.
-        whole_lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]
-        self.path.write_text("".join(f"{line}\n" for line in whole_lines), encoding="utf-8")
-        return [json.loads(line) for line in whole_lines]
+    def _cut_last_line(self) -> None:
+        """A process killed while it wrote leaves a last line without its end: that piece is not finished."""
+        if self.path.exists():
+            text = self.path.read_text(encoding="utf-8")
+            self.path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+
+    def read(self) -> None:
+        """Take in what all processes have finished so far."""
+        for path in files_of_all(self._first):
+            for text in path.read_text(encoding="utf-8").split("\n")[:-1]:
+                line = json.loads(text)
+                if line["protocol"] == self.protocol:
+                    self._pieces[line["key"]] = line
 
     def __contains__(self, key: str) -> bool:
         return key in self._pieces

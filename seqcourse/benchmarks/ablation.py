@@ -11,15 +11,16 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from seqcourse.benchmarks import Benchmark, FinishedWork, unfinished_path
+from seqcourse.benchmarks.workers import finish
 from seqcourse.data import load_japanese_vowels
 from seqcourse.data.batching import TensorBatches, mask_from_lengths, pad_series
 from seqcourse.data.source import Source
@@ -366,10 +367,10 @@ def run_plan(plan: Plan, seeds: int, device: str, resume: bool, path: Path) -> l
     recipes = {key: asdict(change.recipe) for key, change in every.items()}
     protocol = {"recipes": recipes, "most": plan.most, "device": device, "data": corpus.source.sha256}
     finished = FinishedWork(path, protocol, resume)
-    for key, change in tqdm(every.items(), desc="ablation", unit="change", disable=None):
-        for seed in range(seeds):
-            if f"{key}/{seed}" not in finished:
-                finished.add(f"{key}/{seed}", measure(change.recipe, corpus, seed, device))
+    pieces = {f"{key}/{seed}": (key, seed) for key, seed in product(every, range(seeds))}
+    finish(
+        finished, pieces, lambda piece: measure(every[piece[0]].recipe, corpus, piece[1], device), "ablation"
+    )
     return [
         change_record(
             key, change, [finished[f"{key}/{seed}"] for seed in range(seeds)], corpus, finished.commit
@@ -387,4 +388,5 @@ BENCHMARK = Benchmark(
         "full": "about 30 minutes on one core; 30 seeds",
     },
     run=run,
+    shared=True,
 )

@@ -13,15 +13,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from seqcourse.benchmarks import Benchmark, FinishedWork, unfinished_path
+from seqcourse.benchmarks.workers import finish
 from seqcourse.data.batching import Scaler, TensorBatches, windows
 from seqcourse.data.series import load_sp500
 from seqcourse.data.source import Source
@@ -287,9 +288,8 @@ def run_plan(plan: Plan, seeds: int, device: str, resume: bool, path: Path) -> l
     chosen = pieces(years_at_hand(prices, plan), seeds)
     protocol = {"plan": asdict(plan), "device": device, "data": prices.source.sha256}
     finished = FinishedWork(path, protocol, resume)
-    for piece in tqdm(chosen, desc="forecasting", unit="run", disable=None):
-        if piece.key not in finished:
-            finished.add(piece.key, measure(piece, prices, plan, device))
+    work = partial(measure, prices=prices, plan=plan, device=device)
+    finish(finished, {piece.key: piece for piece in chosen}, work, "forecasting")
     groups: dict[tuple, list[Piece]] = {}
     for piece in chosen:
         groups.setdefault((piece.first_year, piece.model, piece.series), []).append(piece)
@@ -305,4 +305,5 @@ BENCHMARK = Benchmark(
         "full": "about two hours on one core; every window of five years, 5 seeds",
     },
     run=run,
+    shared=True,
 )

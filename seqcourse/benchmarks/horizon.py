@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from seqcourse.attention import RotaryPositions
 from seqcourse.benchmarks import Benchmark, FinishedWork, unfinished_path
-from seqcourse.benchmarks.workers import measure_all
+from seqcourse.benchmarks.workers import finish
 from seqcourse.cells import MinGRUCell
 from seqcourse.initialisation import chrono_init_, identity_init_
 from seqcourse.probes import TASKS, Budget, MemoryTask, SequenceModel, horizon_piece, horizon_records
@@ -171,15 +170,8 @@ def run_plan(plan: Plan, seeds: int, device: str, resume: bool, path: Path) -> l
     protocol = {**stated(plan), "budget": asdict(plan.budget), "device": device}
     finished = FinishedWork(path, protocol, resume)
     pieces = [Piece(*choice) for choice in product(plan.tasks, MODELS, plan.delays, range(seeds))]
-    missing = [piece for piece in pieces if piece.key not in finished]
-    bar = tqdm(
-        total=len(pieces), initial=len(pieces) - len(missing), desc="horizon", unit="run", disable=None
-    )
-    with bar:
-        work = partial(measure, plan=plan, device=device)
-        for piece, result in measure_all(work, missing, plan.workers, device):
-            finished.add(piece.key, result)
-            bar.update()
+    work = partial(measure, plan=plan, device=device)
+    finish(finished, {piece.key: piece for piece in pieces}, work, "horizon", plan.workers, device)
     return [
         record
         for task in plan.tasks
@@ -211,4 +203,5 @@ BENCHMARK = Benchmark(
         "full": "most of a day on two cores, hours on a GPU; three tasks, delays to 500, 5000 steps",
     },
     run=run,
+    shared=True,
 )

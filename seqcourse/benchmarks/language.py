@@ -11,15 +11,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from seqcourse.benchmarks import Benchmark, FinishedWork, unfinished_path
+from seqcourse.benchmarks.workers import finish
 from seqcourse.data import load_shakespeare, load_tinyshakespeare
 from seqcourse.data.batching import EpochBatches, LanguageModelBatches, StreamBatch, pad
 from seqcourse.data.source import Source
@@ -505,21 +507,19 @@ def run_plan(plan: Plan, seeds: int, device: str, resume: bool, path: Path) -> l
     for level, load in CORPORA.items():
         corpus = load(plan)
         records += counted_records(corpus, plan)
-        for model in tqdm(MODELS, desc=f"language: {level}", unit="model", disable=None):
-            pieces = [one_piece(model, corpus, plan, seed, device, finished) for seed in range(seeds)]
-            records += network_records(model, pieces, corpus, plan, finished.commit)
+        pieces = {f"{level}/{model}/{seed}": (model, seed) for model, seed in product(MODELS, range(seeds))}
+        work = partial(one_run, corpus=corpus, plan=plan, device=device)
+        finish(finished, pieces, work, f"language: {level}")
+        for model in MODELS:
+            results = [finished[f"{level}/{model}/{seed}"] for seed in range(seeds)]
+            records += network_records(model, results, corpus, plan, finished.commit)
     return records
 
 
-def one_piece(
-    model: str, corpus: Corpus, plan: Plan, seed: int, device: str, finished: FinishedWork
-) -> dict[str, Any]:
-    """One training run: from the finished work, or measured now and stored there."""
-    key = f"{corpus.level}/{model}/{seed}"
-    if key not in finished:
-        setting = plan.settings[f"{corpus.level}/{model}"]
-        finished.add(key, measure(model, corpus, setting, seed, device))
-    return finished[key]
+def one_run(piece: tuple[str, int], corpus: Corpus, plan: Plan, device: str) -> dict[str, Any]:
+    """Train a model with a seed."""
+    model, seed = piece
+    return measure(model, corpus, plan.settings[f"{corpus.level}/{model}"], seed, device)
 
 
 BENCHMARK = Benchmark(
@@ -531,4 +531,5 @@ BENCHMARK = Benchmark(
         "full": "hours on one GPU; 5 seeds, larger models",
     },
     run=run,
+    shared=True,
 )

@@ -7,7 +7,6 @@ and the opposite label, so whoever is blind to order is right on exactly half of
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from seqcourse.attention import (
 )
 from seqcourse.benchmarks import Benchmark, FinishedWork, unfinished_path
 from seqcourse.benchmarks.horizon import make_recurrent
+from seqcourse.benchmarks.workers import finish
 from seqcourse.data.batching import pad
 from seqcourse.data.tokenisation import WordTokeniser, split_words
 from seqcourse.data.types import ParallelText
@@ -451,13 +451,12 @@ def trained_records(plan: Plan, seeds: list[int], device: str, work: FinishedWor
         ),
     }
     records = []
-    for (task, (measure, source)), model in itertools.product(measures.items(), MODELS):
-        keys = {seed: f"{task}/{model}/{seed}" for seed in seeds}
-        for seed, key in keys.items():
-            if key not in work:
-                work.add(key, measure(model, seed))
-        pieces = {seed: work[key] for seed, key in keys.items()}
-        records += order_records(task, model, pieces, plan, source, work.commit)
+    for task, (measure, source) in measures.items():
+        pieces = {f"{task}/{model}/{seed}": (model, seed) for model in MODELS for seed in seeds}
+        finish(work, pieces, lambda piece, measure=measure: measure(*piece), f"order: {task}")
+        for model in MODELS:
+            results = {seed: work[f"{task}/{model}/{seed}"] for seed in seeds}
+            records += order_records(task, model, results, plan, source, work.commit)
     return records
 
 
@@ -470,4 +469,5 @@ BENCHMARK = Benchmark(
         "full": "about 3 hours on one core, or minutes on a GPU; 5 seeds, longer sequences",
     },
     run=run,
+    shared=True,
 )

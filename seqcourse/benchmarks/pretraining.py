@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from seqcourse.benchmarks import Benchmark, FinishedWork, unfinished_path
 from seqcourse.benchmarks.language import RestartedStreams, nats_in_one_go
@@ -35,7 +34,7 @@ from seqcourse.benchmarks.sentiment import (
     read_with,
     train,
 )
-from seqcourse.benchmarks.workers import measure_all
+from seqcourse.benchmarks.workers import finish
 from seqcourse.data.batching import BucketedBatches
 from seqcourse.data.tokenisation import WordTokeniser
 from seqcourse.models.classifier import Classifier
@@ -231,6 +230,15 @@ class Piece:
         return f"{self.start}/{self.size}/{self.seed}"
 
 
+def measure_language_model(
+    corpus: Corpus, device: str, resume: bool, checkpoint: Path, plan: Plan
+) -> dict[str, float]:
+    """Train the language model into a checkpoint, and let it read test reviews."""
+    started = time.perf_counter()
+    nats = nats_per_word(pretrain(corpus, plan, device, resume, checkpoint), corpus, plan)
+    return {"nats": nats, "seconds": time.perf_counter() - started}
+
+
 def measure(piece: Piece, weights: Weights, plan: Plan, device: str) -> dict[str, float]:
     """Train one classifier and count its right answers."""
     started = time.perf_counter()
@@ -255,18 +263,14 @@ def run_plan(plan: Plan, seeds: int, device: str, resume: bool, path: Path) -> l
     stated = {k: v for k, v in asdict(plan).items() if k not in ("seeds", "sizes", "workers")}
     protocol = {"plan": stated, "device": device, "data": reviews.source.sha256}
     finished = FinishedWork(path, protocol, resume)
-    started = time.perf_counter()
-    model = pretrain(corpus, plan, device, resume, path.with_suffix(".checkpoint"))
-    if "language model" not in finished:
-        nats = nats_per_word(model, corpus, plan)
-        finished.add("language model", {"nats": nats, "seconds": time.perf_counter() - started})
+    checkpoint = path.with_suffix(".checkpoint")
+    first = partial(measure_language_model, corpus, device, resume, checkpoint)
+    finish(finished, {"language model": plan}, first, "pretraining: language model")
+    model = pretrain(corpus, plan, device, True, checkpoint)  # now every process has it, from the checkpoint
     weights = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
     pieces = [Piece(*choice) for choice in product(STARTS, plan.sizes, range(seeds))]
-    missing = [piece for piece in pieces if piece.key not in finished]
     work = partial(measure, weights=weights, plan=plan, device=device)
-    bar = {"total": len(pieces), "initial": len(pieces) - len(missing), "desc": "pretraining", "unit": "run"}
-    for piece, result in tqdm(measure_all(work, missing, plan.workers, device), disable=None, **bar):
-        finished.add(piece.key, result)
+    finish(finished, {piece.key: piece for piece in pieces}, work, "pretraining", plan.workers, device)
     common = {"source": reviews.source, "commit": finished.commit}
     groups = [[p for p in pieces if (p.start, p.size) == pair] for pair in product(STARTS, plan.sizes)]
     return [
@@ -331,4 +335,5 @@ BENCHMARK = Benchmark(
         "full": "an estimated day on one core, or an hour or two on a GPU; 5 seeds, a larger model",
     },
     run=run,
+    shared=True,
 )

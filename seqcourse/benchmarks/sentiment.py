@@ -20,11 +20,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from seqcourse.benchmarks import Benchmark, FinishedWork, memory, unfinished_path
 from seqcourse.benchmarks.cost import parameter_count
-from seqcourse.benchmarks.workers import measure_all
+from seqcourse.benchmarks.workers import finish
 from seqcourse.data import load_imdb
 from seqcourse.data.batching import Batch, BucketedBatches, pad
 from seqcourse.data.text import duplicates_across
@@ -528,6 +527,11 @@ def _seconds(step: Callable[[Batch], None], batch: Batch) -> float:
     return clock() - started
 
 
+def training_cost(plan: Plan, corpus: Corpus, device: str) -> dict[str, Any]:
+    """Seconds per step and peak bytes, by network."""
+    return {"seconds": seconds_per_step(plan, corpus, device), "peak": peak_memory(plan, device)}
+
+
 def steps_to_measure(name: str, recipe: dict[str, Any], length: int, device: str) -> Callable[[], None]:
     """Making a network and training it for two steps on random words, for the peak of its memory."""
     recipe = Recipe(**recipe)
@@ -649,14 +653,9 @@ def run_plan(plan: Plan, seeds: int, device: str, resume: bool, path: Path) -> l
     reviews, corpus, _ = read_reviews(plan.generated, plan.tested)
     chosen = pieces(plan, len(corpus.train), seeds)
     finished = open_work(plan, reviews, device, resume, path)
-    missing = [piece for piece in chosen if piece.key not in finished]
     work = partial(measure_alone, plan=plan, device=device)
-    bar = {"total": len(chosen), "initial": len(chosen) - len(missing), "desc": "sentiment", "unit": "run"}
-    for piece, result in tqdm(measure_all(work, missing, plan.workers, device), disable=None, **bar):
-        finished.add(piece.key, result)
-    if "cost" not in finished:
-        cost = {"seconds": seconds_per_step(plan, corpus, device), "peak": peak_memory(plan, device)}
-        finished.add("cost", cost)
+    finish(finished, {piece.key: piece for piece in chosen}, work, "sentiment", plan.workers, device)
+    finish(finished, {"cost": plan}, lambda plan: training_cost(plan, corpus, device), "sentiment: cost")
     return make_records(chosen, finished, plan, corpus, reviews, device)
 
 
@@ -801,4 +800,5 @@ BENCHMARK = Benchmark(
         "full": "an estimated day on one core, or an hour or two on a GPU; 5 seeds, larger networks",
     },
     run=run,
+    shared=True,
 )

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from seqcourse.benchmarks import Benchmark, FinishedWork, unfinished_path
+from seqcourse.benchmarks.workers import finish
 from seqcourse.data import load_multi30k
 from seqcourse.data.pairs import PairBatch, PairBatches
 from seqcourse.data.types import ParallelText
@@ -246,17 +247,24 @@ def run_plan(plan: Plan, seeds: int, device: str, resume: bool, path: Path) -> l
     for direction in (*plan.directions, *plan.back):
         text = load_multi30k(tuple(direction.split("-")), generated=plan.generated)
         corpus = make_corpus(text, plan.vocabulary_size, plan.pairs)
-        for model, seed in product([recipe.model for recipe in plan.trained(direction)], range(seeds)):
-            piece = Piece(direction, model, seed)
-            weights = folder / f"{piece.key}.pt"
-            if not resume:
-                weights.unlink(missing_ok=True)
-            if piece.key not in finished:
-                finished.add(piece.key, measure(piece, plan, corpus, device, weights))
-        if f"{direction} speed" not in finished:
-            finished.add(f"{direction} speed", training_speed(plan, corpus, device))
+        models = [recipe.model for recipe in plan.trained(direction)]
+        pieces = [Piece(direction, *choice) for choice in product(models, range(seeds))]
+        work = partial(train_anew, resume=resume, plan=plan, corpus=corpus, device=device, folder=folder)
+        finish(finished, {piece.key: piece for piece in pieces}, work, f"translation: {direction}")
+        speed = partial(training_speed, corpus=corpus, device=device)
+        finish(finished, {f"{direction} speed": plan}, speed, f"translation: {direction}, speed")
         records += _records(direction, seeds, plan, finished, text, device)
     return records
+
+
+def train_anew(
+    piece: Piece, resume: bool, plan: Plan, corpus: Corpus, device: str, folder: Path
+) -> dict[str, Any]:
+    """Train a model from its checkpoint, or from nothing."""
+    weights = folder / f"{piece.key}.pt"
+    if not resume:
+        weights.unlink(missing_ok=True)
+    return measure(piece, plan, corpus, device, weights)
 
 
 def stated(plan: Plan) -> dict[str, Any]:
@@ -381,4 +389,5 @@ BENCHMARK = Benchmark(
         "full": "hours on a GPU; about 7 million parameters, both directions, three seeds",
     },
     run=run,
+    shared=True,
 )

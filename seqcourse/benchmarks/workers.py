@@ -1,35 +1,109 @@
-"""Runs of a benchmark side by side, each in a process with one thread."""
+"""Runs of a benchmark side by side: in processes of one machine, or in those that torchrun started on several.
+
+A benchmark is many runs that need nothing from each other. So each process does its share of them, stores each in
+a file of its own as it ends, and when all are done every process reads what the others have stored. The gradient
+of one run is never spread: for that, give :func:`seqcourse.training.fit` a Lightning Fabric.
+"""
 
 from __future__ import annotations
 
+import datetime
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from tqdm.auto import tqdm
 
 from seqcourse.runtime import setup_cpu
 
+if TYPE_CHECKING:
+    from seqcourse.benchmarks import FinishedWork
+
 Piece = TypeVar("Piece")
+_LONGEST = datetime.timedelta(days=7)  # that a process may have to wait for the last one
+
+
+# --- processes of torchrun --------------------------------------------------------------------------------
+
+
+def rank() -> int:
+    """The number of this process among those that torchrun started; 0 without it."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+@contextmanager
+def joined(device: str = "cpu") -> Iterator[None]:
+    """While it lasts, the processes of torchrun can wait for each other; on CUDA each has a GPU of its own."""
+    if world_size() == 1:
+        yield
+        return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("gloo", timeout=_LONGEST)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+# --- the runs ---------------------------------------------------------------------------------------------
+
+
+def finish(
+    finished: FinishedWork,
+    pieces: Mapping[str, Piece],
+    measure: Callable[[Piece], dict[str, Any]],
+    about: str,
+    workers: int = 1,
+    device: str = "cpu",
+) -> None:
+    """Measure the pieces that are not finished and store each at once; afterwards all of them are in ``finished``.
+
+    Args:
+        finished: the work so far.
+        pieces: key -> what is measured; of several processes, each measures its share.
+        measure: from a piece to plain JSON values; with several workers, a function that other processes can
+            import, or a ``functools.partial`` of one.
+        about: what the progress bar says.
+        workers: so many processes on this machine; on anything but a CPU, this process does the work.
+        device: where a piece is measured.
+    """
+    # The share does not depend on what is finished: no process knows how far the others are.
+    share = dict(list(pieces.items())[rank() :: world_size()])
+    missing = {key: piece for key, piece in share.items() if key not in finished}
+    bar = {"total": len(share), "initial": len(share) - len(missing), "desc": about, "unit": "run"}
+    for key, result in tqdm(measure_all(measure, missing, workers, device), disable=None, **bar):
+        finished.add(key, result)
+    wait_for_all()
+    finished.read()
 
 
 def measure_all(
-    measure: Callable[[Piece], dict[str, Any]], pieces: Sequence[Piece], workers: int, device: str
-) -> Iterator[tuple[Piece, dict[str, Any]]]:
-    """Each piece with its result, as they end.
-
-    Args:
-        measure: a function that other processes can import, or a ``functools.partial`` of one.
-        pieces: what is to be measured; plain enough to be sent to another process.
-        workers: so many processes; with one, and on anything but a CPU, this process does the work.
-        device: where a piece is measured.
-    """
+    measure: Callable[[Piece], dict[str, Any]], pieces: Mapping[str, Piece], workers: int, device: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The key of each piece with its result, as they end; the arguments are those of :func:`finish`."""
     if workers == 1 or device != "cpu":
-        yield from ((piece, measure(piece)) for piece in pieces)
+        yield from ((key, measure(piece)) for key, piece in pieces.items())
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), start_worker) as pool:
-        futures = {pool.submit(measure, piece): piece for piece in pieces}
+        futures = {pool.submit(measure, piece): key for key, piece in pieces.items()}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
