@@ -126,11 +126,8 @@ def unfinished_path(out: str | os.PathLike[str], name: str, profile: str) -> Pat
 
 def files_of_all(path: Path) -> list[Path]:
     """The files of finished work of all processes: ``x.jsonl`` of the first, ``x.rank1.jsonl`` and so on."""
-    return sorted(found for found in path.parent.glob(f"{path.stem}*.jsonl") if _is_of(found, path))
-
-
-def _is_of(found: Path, path: Path) -> bool:
-    return found == path or found.name.startswith(f"{path.stem}.rank")
+    others = sorted(path.parent.glob(f"{path.stem}.rank*.jsonl"))
+    return [found for found in (path, *others) if found.exists()]
 
 
 def forget(path: Path) -> None:
@@ -152,12 +149,12 @@ class FinishedWork:
     """
 
     def __init__(self, path: str | os.PathLike[str], protocol: dict[str, Any], resume: bool = True) -> None:
-        self._first = Path(path)
-        self.path = self._first.with_suffix(f".rank{rank}.jsonl") if (rank := workers.rank()) else self._first
+        self._first, rank = Path(path), workers.rank()
+        self.path = self._first.with_suffix(f".rank{rank}.jsonl") if rank else self._first
         self._commit = current_commit()  # of the code that was loaded, whatever happens to the files later
         self.protocol = json.loads(json.dumps(protocol))  # as it will come back from the file
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not resume and workers.rank() == 0:
+        if not resume and rank == 0:
             forget(self._first)
         workers.wait_for_all()  # nobody reads what is about to be forgotten
         self._cut_last_line()
