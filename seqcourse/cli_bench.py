@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -55,17 +56,22 @@ def _command(benchmark: Benchmark) -> click.Command:
         type=click.Path(path_type=Path, file_okay=False),
         help="Folder for the records; default book/records in a checkout, else here.",
     )
-    def run(profile: str, device: str, seeds: int | None, resume: bool, out: Path | None) -> None:
+    @click.option(
+        "--log-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder for TensorBoard events of training runs (those of memory tasks leave none).",
+    )
+    def run(profile: str, device: str, **options: Any) -> None:
         from seqcourse.benchmarks.workers import rank
         from seqcourse.runtime import pick_device
 
         device = str(pick_device(device))
         if rank() > 0:  # one of several processes: the first one speaks
-            run_benchmark(benchmark, profile, seeds=seeds, device=device, resume=resume, out=out)
+            run_benchmark(benchmark, profile, device=device, **options)
             return
         click.echo(f"{benchmark.name}: {benchmark.about}\n{cost_table(benchmark)}\n")
         click.echo(f"Running {profile} on {device}: {benchmark.cost[profile]}.")
-        path = run_benchmark(benchmark, profile, seeds=seeds, device=device, resume=resume, out=out)
+        path = run_benchmark(benchmark, profile, device=device, **options)
         click.echo(f"{table(read(path), caption=f'{benchmark.name}, {profile}')}\nWritten to {path}")
 
     return run

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +113,20 @@ def _describe_curves(what: str, series: Mapping[str, list[float]]) -> str:
     return f"Line plot of {what} over the training steps: " + "; ".join(parts) + "."
 
 
+# Where training runs write TensorBoard events that are given no folder; None for nowhere.
+LOG_DIR: ContextVar[Path | None] = ContextVar("LOG_DIR", default=None)
+
+
+@contextmanager
+def logged_to(folder: str | Path | None) -> Iterator[None]:
+    """While it lasts, training runs that are given no folder write their TensorBoard events to this one."""
+    token = LOG_DIR.set(None if folder is None else Path(folder))
+    try:
+        yield
+    finally:
+        LOG_DIR.reset(token)
+
+
 class Reporter:
     """Tells how a run is doing: a progress bar, and TensorBoard events if ``log_dir`` is given."""
 
@@ -118,6 +134,7 @@ class Reporter:
         from tqdm.auto import tqdm
 
         self.run, self.writer = run, None
+        log_dir = LOG_DIR.get() if log_dir is None else log_dir
         first = run.engine.is_global_zero  # one process reports for all
         show = watched() if progress is None else progress
         total = _expected_steps(run)

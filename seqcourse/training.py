@@ -89,7 +89,7 @@ def fit(
         checkpoint: file to write after every epoch, and to resume from if it is there.
         checkpoint_every: write it also every so many steps.
         resume: False ignores (and overwrites) an existing checkpoint.
-        log_dir: folder for TensorBoard event files.
+        log_dir: folder for TensorBoard event files; None for that of :func:`seqcourse.history.logged_to`, if any.
         progress: show a bar; by default only where somebody can watch it.
         seed: of the order of the data, where that is random, and of dropout.
         non_finite: ``"raise"`` stops at a loss or gradient that is not finite, ``"skip"`` leaves out that

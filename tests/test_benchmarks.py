@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,9 +23,11 @@ from seqcourse.benchmarks import (
     load_records,
     mechanisms,
     run_benchmark,
+    workers,
 )
 from seqcourse.claims import verdict
 from seqcourse.cli_bench import bench
+from seqcourse.history import LOG_DIR, logged_to
 from seqcourse.probes import Budget
 from seqcourse.records import Record
 
@@ -154,6 +157,28 @@ def test_worker_processes_give_the_same_results(tmp_path):
         for workers in (1, 2)
     )
     assert [(r.name, r.values) for r in one] == [(r.name, r.values) for r in two]
+
+
+def folder_of(piece: str) -> dict[str, str | None]:
+    """Where a training run of this piece would write its events."""
+    return {"folder": LOG_DIR.get() and str(LOG_DIR.get())}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_each_piece_writes_events_to_a_folder_of_its_own(count, tmp_path):
+    pieces = {"GRU/5/0": "x", "GRU/5/1": "y"}
+    with logged_to(tmp_path):
+        found = dict(workers.measure_all(folder_of, pieces, count, "cpu"))
+    assert found == {key: {"folder": str(tmp_path / key)} for key in pieces}
+    assert dict(workers.measure_all(folder_of, pieces, 1, "cpu")) == {key: {"folder": None} for key in pieces}
+
+
+def test_a_benchmark_leaves_tensorboard_events_of_its_runs(tmp_path):
+    options = ["ablation", "--seeds", "1", "--out", tmp_path, "--log-dir", tmp_path / "logs"]
+    result = CliRunner().invoke(bench, list(map(str, options)))
+    assert result.exit_code == 0, result.output
+    events = {path.parent.relative_to(tmp_path / "logs") for path in tmp_path.rglob("events.out.tfevents*")}
+    assert Path("base/as it is/0") in events and len(events) > 10
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL, and no orphans to leave")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from seqcourse.benchmarks import workers
+from seqcourse.history import logged_to
 from seqcourse.records import Record, current_commit, default_folder, read, write
 
 PROFILES = ("smoke", "laptop", "full")
@@ -68,10 +69,12 @@ def run_benchmark(
     device: str = "cpu",
     resume: bool = True,
     out: str | os.PathLike[str] | None = None,
+    log_dir: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Runs a benchmark and writes its records; returns the path, see :func:`records_path`.
 
-    Started by torchrun, its processes share the work, and the first of them writes the records.
+    Started by torchrun, its processes share the work, and the first of them writes the records. In ``log_dir``
+    every training run leaves TensorBoard events, in a folder of its own.
 
     Raises:
         ValueError: no such profile, fewer than one seed, or several processes for a benchmark that needs one.
@@ -86,7 +89,7 @@ def run_benchmark(
         )
     folder = Path(out) if out is not None else default_folder()
     path = records_path(folder, benchmark.name, profile)
-    with workers.joined(device):
+    with workers.joined(device), logged_to(log_dir):
         records = benchmark.run(profile=profile, seeds=seeds, device=device, resume=resume, out=folder)
         if workers.rank() == 0:
             write(path, records)

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
 
+from seqcourse.history import LOG_DIR, logged_to
 from seqcourse.runtime import setup_cpu
 
 if TYPE_CHECKING:
@@ -99,16 +101,27 @@ def measure_all(
     measure: Callable[[Piece], dict[str, Any]], pieces: Mapping[str, Piece], workers: int, device: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The key of each piece with its result, as they end; the arguments are those of :func:`finish`."""
+    folder = LOG_DIR.get()
     if workers == 1 or device != "cpu":
-        yield from ((key, measure(piece)) for key, piece in pieces.items())
+        yield from ((key, measure_logged(measure, key, piece, folder)) for key, piece in pieces.items())
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), start_worker) as pool:
-        futures = {pool.submit(measure, piece): key for key, piece in pieces.items()}
+        futures = {
+            pool.submit(measure_logged, measure, key, piece, folder): key for key, piece in pieces.items()
+        }
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # interrupted: start nothing more
+
+
+def measure_logged(
+    measure: Callable[[Piece], dict[str, Any]], key: str, piece: Piece, folder: Path | None
+) -> dict[str, Any]:
+    """Measure a piece, with TensorBoard events of its training in a folder of its own if there is one for all."""
+    with logged_to(folder and folder / key):
+        return measure(piece)
 
 
 def start_worker() -> None:
