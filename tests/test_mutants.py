@@ -228,22 +228,25 @@ def test_answers_that_disturb_each_other_are_judged_alone(source):
 
 
 def test_results_keep_the_order_and_run_side_by_side(source):
-    """Two at a time: the first can end only after the second has begun."""
-    begun = threading.Event()
+    """Two at a time: the first can end only after the second was reported as done."""
+    second_done, seen = threading.Event(), []
 
     def run(notebook):
         if notebook["cells"][3]["source"] == "first":
-            assert begun.wait(20), "the second never began"
-        begun.set()
+            assert second_done.wait(20), "the second was never done"
         return Ran("graded", {})
+
+    def done(result):
+        seen.append(result.mutant.name)
+        if seen == ["second"]:
+            second_done.set()
 
     sent = [Mutant("right", "toy-double", name, {"toy-double": name}) for name in ("first", "second")]
     position = [cell.id for cell in source.cells].index("toy-double")
     assert position == 3
-    seen = []
-    results = mutants.run_mutants(sent, source, run, jobs=2, done=seen.append)
+    results = mutants.run_mutants(sent, source, run, jobs=2, done=done)
     assert [r.mutant.name for r in results] == ["first", "second"]
-    assert [r.mutant.name for r in seen] == ["second", "first"]
+    assert seen == ["second", "first"]
 
 
 def test_a_mutant_that_cannot_be_run_stops_nothing_and_is_no_kill(source, tests):
