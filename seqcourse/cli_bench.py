@@ -62,7 +62,7 @@ def _command(benchmark: Benchmark) -> click.Command:
         help="Folder for TensorBoard events of training runs (those of memory tasks leave none).",
     )
     def run(profile: str, device: str, **options: Any) -> None:
-        from seqcourse.benchmarks.workers import rank
+        from seqcourse.benchmarks.processes import rank
         from seqcourse.runtime import pick_device
 
         device = str(pick_device(device))

@@ -11,7 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from seqcourse.benchmarks import Benchmark, FinishedWork, run_benchmark, unfinished_path, workers
+from seqcourse.benchmarks import Benchmark, FinishedWork, processes, run_benchmark, unfinished_path
+from seqcourse.benchmarks.workers import finish
 from seqcourse.records import Record, generated_source
 
 folder = Path(sys.argv[1])
@@ -23,7 +24,7 @@ def measure(key: str) -> dict[str, float]:
     """Note who measures; the result says nothing about that."""
     if key == failing:
         os._exit(3)
-    with (folder / "measured" / f"{key}-{workers.rank()}").open("a") as file:
+    with (folder / "measured" / f"{key}-{processes.rank()}").open("a") as file:
         file.write("x")
     return {"value": float(ord(key))}
 
@@ -31,9 +32,9 @@ def measure(key: str) -> dict[str, float]:
 def run(profile, seeds, device, resume, out) -> list[Record]:
     """Two stages: the second needs a result of the first in every process."""
     finished = FinishedWork(unfinished_path(out, "toy", profile), {}, resume)
-    workers.finish(finished, {key: key for key in "abcde"}, measure, "toy")
+    finish(finished, {key: key for key in "abcde"}, measure, "toy")
     first = finished["a"]["value"]
-    workers.finish(finished, {"f": "f"}, lambda key: {"value": measure(key)["value"] + first}, "toy: second")
+    finish(finished, {"f": "f"}, lambda key: {"value": measure(key)["value"] + first}, "toy: second")
     values = [finished[key]["value"] for key in "abcdef"]
     source = generated_source("toy", "made up")
     return [

@@ -193,6 +193,7 @@ def test_together_needs_fewer_notebooks_and_finds_the_same(course, source, tests
     assert len(shared) < len(known) and sorted(map(str, members)) == sorted(map(str, known))
     for mutant in shared:
         assert len({member.answer for member in mutant.members}) == len(mutant.members)
+        assert {member.kind for member in mutant.members} <= {mutant.kind}
         assert len(mutant.fails) == sum(len(member.fails) for member in mutant.members or (mutant,))
     for quick in (False, True):
         results = mutants.run_mutants(shared, source, plain_run, quick=quick)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqcourse.benchmarks import workers
+from seqcourse.benchmarks import processes
 from seqcourse.history import logged_to
 from seqcourse.records import Record, current_commit, default_folder, read, write
 
@@ -83,18 +83,18 @@ def run_benchmark(
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
     if seeds is not None and seeds < 1:
         raise ValueError(f"at least one seed is needed, got {seeds}")
-    if workers.world_size() > 1 and not benchmark.shared:
+    if processes.world_size() > 1 and not benchmark.shared:
         raise ValueError(
-            f"{benchmark.name!r} cannot be shared by several processes, got {workers.world_size()}: no torchrun"
+            f"{benchmark.name!r} cannot be shared by several processes, got {processes.world_size()}: no torchrun"
         )
     folder = Path(out) if out is not None else default_folder()
     path = records_path(folder, benchmark.name, profile)
-    with workers.joined(device), logged_to(log_dir):
+    with processes.joined(device), logged_to(log_dir):
         records = benchmark.run(profile=profile, seeds=seeds, device=device, resume=resume, out=folder)
-        if workers.rank() == 0:
+        if processes.rank() == 0:
             write(path, records)
             forget(unfinished_path(folder, benchmark.name, profile))  # all of it is in the records now
-        workers.wait_for_all()
+        processes.wait_for_all()
     return path
 
 
@@ -152,14 +152,14 @@ class FinishedWork:
     """
 
     def __init__(self, path: str | os.PathLike[str], protocol: dict[str, Any], resume: bool = True) -> None:
-        self._first, rank = Path(path), workers.rank()
+        self._first, rank = Path(path), processes.rank()
         self.path = self._first.with_suffix(f".rank{rank}.jsonl") if rank else self._first
         self._commit = current_commit()  # of the code that was loaded, whatever happens to the files later
         self.protocol = json.loads(json.dumps(protocol))  # as it will come back from the file
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not resume and rank == 0:
             forget(self._first)
-        workers.wait_for_all()  # nobody reads what is about to be forgotten
+        processes.wait_for_all()  # nobody reads what is about to be forgotten
         self._cut_last_line()
         self._pieces: dict[str, dict[str, Any]] = {}
         self.read()

@@ -7,20 +7,17 @@ of one run is never spread: for that, give :func:`seqcourse.training.fit` a Ligh
 
 from __future__ import annotations
 
-import datetime
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-import torch.distributed as dist
 from tqdm.auto import tqdm
 
+from seqcourse.benchmarks.processes import rank, wait_for_all, world_size
 from seqcourse.history import LOG_DIR, logged_to
 from seqcourse.runtime import setup_cpu
 
@@ -28,44 +25,6 @@ if TYPE_CHECKING:
     from seqcourse.benchmarks import FinishedWork
 
 Piece = TypeVar("Piece")
-_LONGEST = datetime.timedelta(days=7)  # that a process may have to wait for the last one
-
-
-# --- processes of torchrun --------------------------------------------------------------------------------
-
-
-def rank() -> int:
-    """The number of this process among those that torchrun started; 0 without it."""
-    return int(os.environ.get("RANK", 0))
-
-
-def world_size() -> int:
-    """How many processes torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-@contextmanager
-def joined(device: str = "cpu") -> Iterator[None]:
-    """While it lasts, the processes of torchrun can wait for each other; on CUDA each has a GPU of its own."""
-    if world_size() == 1:
-        yield
-        return
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("gloo", timeout=_LONGEST)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-def wait_for_all() -> None:
-    """Return when every process has come here."""
-    if world_size() > 1:
-        dist.barrier()
-
-
-# --- the runs ---------------------------------------------------------------------------------------------
 
 
 def finish(
